@@ -1,0 +1,333 @@
+"""What one training run is: frozen, validated dataclasses, to and from JSON.
+
+Only `build_*` functions and the procedures of the floor above read these; models, optimizers and
+loaders take plain named arguments. Defaults are those of the 1x schedule that Detectron published
+and the reference follows. This module knows no file system and no device.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from raymrcnn.errors import ConfigError
+
+NUM_LEVELS = 5  # FPN levels P2 to P6
+
+
+def _require(condition: bool, field_name: str, what: str) -> None:
+    if not condition:
+        raise ConfigError(what, where=field_name, todo="see `raymrcnn recipes NAME` for the fields")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network. Sizes in pixels of the resized image."""
+
+    backbone: Literal["resnet18", "resnet50", "resnet101"] = "resnet50"
+    # "frozen": batch norm with fixed statistics, for pretrained backbones; "group": group norm,
+    # for training from scratch, the same for every batch size and worker count.
+    norm: Literal["frozen", "group"] = "frozen"
+    init: Literal["imagenet", "scratch"] = "imagenet"
+    trainable_stages: int = 3
+    conventions: Literal["torchvision"] = "torchvision"
+    fpn_channels: int = 256
+    anchor_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)
+    aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    rpn_samples_per_image: int = 256
+    rpn_pre_nms_train: int = 2000
+    rpn_post_nms_train: int = 2000
+    rpn_pre_nms_test: int = 1000
+    rpn_post_nms_test: int = 1000
+    box_samples_per_image: int = 512
+    box_head_channels: int = 1024
+    mask_head_channels: int = 256
+
+    def __post_init__(self) -> None:
+        _require(
+            len(self.anchor_sizes) == NUM_LEVELS,
+            "model.anchor_sizes",
+            f"{len(self.anchor_sizes)} sizes for {NUM_LEVELS} FPN levels",
+        )
+        _require(
+            0 <= self.trainable_stages <= 5,
+            "model.trainable_stages",
+            f"{self.trainable_stages} is not between 0 and 5",
+        )
+        _require(
+            all(r > 0 for r in self.aspect_ratios) and bool(self.aspect_ratios),
+            "model.aspect_ratios",
+            "ratios must be positive and at least one",
+        )
+        _require(
+            self.norm == "frozen" or self.trainable_stages == 5,
+            "model.trainable_stages",
+            "group norm trains from scratch, so all 5 stages must be trainable",
+        )
+        for name in (
+            "fpn_channels",
+            "rpn_samples_per_image",
+            "rpn_pre_nms_train",
+            "rpn_post_nms_train",
+            "rpn_pre_nms_test",
+            "rpn_post_nms_test",
+            "box_samples_per_image",
+            "box_head_channels",
+            "mask_head_channels",
+        ):
+            _require(getattr(self, name) > 0, f"model.{name}", "must be positive")
+        _require(all(s > 0 for s in self.anchor_sizes), "model.anchor_sizes", "must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """How images reach the network. Lengths in pixels, probabilities in 0 to 1."""
+
+    train_split: str = "train2017"
+    val_split: str = "val2017"
+    short_side: int = 800
+    long_side: int = 1333
+    flip_prob: float = 0.5
+    # Random crop of this many pixels square, then a resize to `resize_to` square; 0: none.
+    crop_size: int = 0
+    resize_to: int = 0
+    # Strengths of brightness, contrast, saturation and hue jitter; 0: none.
+    jitter_brightness: float = 0.0
+    jitter_contrast: float = 0.0
+    jitter_saturation: float = 0.0
+    jitter_hue: float = 0.0
+    group_by_aspect: bool = True
+    # Images without a usable annotation are left out of training, as in the reference.
+    keep_empty_images: bool = False
+    loader_workers: int = 2
+
+    def __post_init__(self) -> None:
+        _require(
+            0 < self.short_side <= self.long_side,
+            "data.short_side",
+            f"{self.short_side} must be positive and at most data.long_side={self.long_side}",
+        )
+        _require(
+            0.0 <= self.flip_prob <= 1.0,
+            "data.flip_prob",
+            f"{self.flip_prob} is not between 0 and 1",
+        )
+        for name in (
+            "crop_size",
+            "resize_to",
+            "loader_workers",
+            "jitter_brightness",
+            "jitter_contrast",
+            "jitter_saturation",
+        ):
+            _require(getattr(self, name) >= 0, f"data.{name}", "must not be negative")
+        _require(
+            0.0 <= self.jitter_hue <= 0.5,
+            "data.jitter_hue",
+            f"{self.jitter_hue} is not between 0 and 0.5",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """The update rule and its schedule, in steps of the global batch."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    batch_size: int = 16  # images a step, over all workers
+    base_lr: float = 0.02  # at `reference_batch_size`; scaled linearly with `batch_size`
+    reference_batch_size: int = 16
+    momentum: float = 0.9  # beta1 for adamw
+    weight_decay: float = 1e-4
+    bias_lr_factor: float = 2.0
+    bias_weight_decay: float = 0.0
+    clip_grad_norm: float = 0.0  # 0: no clipping
+    warmup_iters: int = 500
+    warmup_factor: float = 1.0 / 3.0
+    max_iter: int = 90_000
+    steps: tuple[int, ...] = (60_000, 80_000)
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "base_lr", "reference_batch_size", "max_iter"):
+            _require(getattr(self, name) > 0, f"optim.{name}", "must be positive")
+        for name in (
+            "weight_decay",
+            "bias_lr_factor",
+            "bias_weight_decay",
+            "clip_grad_norm",
+            "warmup_iters",
+        ):
+            _require(getattr(self, name) >= 0, f"optim.{name}", "must not be negative")
+        _require(0.0 <= self.momentum < 1.0, "optim.momentum", "is not in [0, 1)")
+        _require(0.0 < self.warmup_factor <= 1.0, "optim.warmup_factor", "is not in (0, 1]")
+        _require(
+            list(self.steps) == sorted(set(self.steps)),
+            "optim.steps",
+            f"{list(self.steps)} is not increasing",
+        )
+
+    @property
+    def scaled_lr(self) -> float:
+        """The learning rate after warm-up: linear in the batch (Goyal et al. 2017, section 2.1)."""
+        return self.base_lr * self.batch_size / self.reference_batch_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When a run saves, in steps, and how many checkpoints it keeps."""
+
+    every: int = 1000
+    keep: int = 3
+
+    def __post_init__(self) -> None:
+        _require(self.every > 0, "checkpoint.every", "must be positive")
+        _require(self.keep > 0, "checkpoint.keep", "must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides the numbers of one training run."""
+
+    name: str
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    seed: int = 0
+    log_every: int = 20  # steps between metrics lines
+
+    def __post_init__(self) -> None:
+        _require(self.log_every > 0, "log_every", "must be positive")
+        _require(0 <= self.seed < 2**31, "seed", f"{self.seed} is not between 0 and 2^31 - 1")
+
+    def to_json(self) -> dict[str, Any]:
+        """The recipe as JSON-ready dictionaries; `recipe_from_json` reads it back."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[no-any-return]
+
+
+def recipe_from_json(document: dict[str, Any]) -> Recipe:
+    """Read what `Recipe.to_json` wrote.
+
+    Raises:
+        ConfigError: a field is unknown, missing its type, or out of range.
+    """
+    return _build(Recipe, document, "")
+
+
+def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
+    """Apply `section.field=value` assignments, values in JSON or as plain words.
+
+    Raises:
+        ConfigError: not an assignment, no such field (with the nearest names), or a value that
+            the field cannot take.
+    """
+    document = recipe.to_json()
+    known = list(field_paths(Recipe))
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        path = path.strip()
+        if not equals:
+            raise ConfigError(
+                f"{assignment!r} is not an assignment",
+                where="--set",
+                todo="write it as section.field=value",
+            )
+        if path not in known or path == "name":
+            near = difflib.get_close_matches(path, known, n=3, cutoff=0.4)
+            by_leaf = [k for k in known if k.rpartition(".")[2] == path.rpartition(".")[2]]
+            hint = list(dict.fromkeys(by_leaf + near))[:3]
+            raise ConfigError(
+                f"no field {path!r}",
+                where="--set",
+                todo=f"did you mean {' or '.join(hint)}?"
+                if hint
+                else "`raymrcnn recipes NAME` lists the fields",
+            )
+        section, dot, leaf = path.rpartition(".")
+        target = document[section] if dot else document
+        target[leaf] = _literal(text.strip())
+    return recipe_from_json(document)
+
+
+def field_paths(kind: type[Any], prefix: str = "") -> Iterable[str]:
+    """Dotted names of all leaf fields of a config class, in declaration order."""
+    hints = get_type_hints(kind)
+    for item in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(hints[item.name]):
+            yield from field_paths(hints[item.name], f"{prefix}{item.name}.")
+        else:
+            yield f"{prefix}{item.name}"
+
+
+def _literal(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+_T = TypeVar("_T")
+
+
+def _build(kind: type[_T], document: Any, path: str) -> _T:
+    if not isinstance(document, dict):
+        raise ConfigError(f"expected fields, found {document!r}", where=path or "recipe")
+    hints = get_type_hints(kind)
+    unknown = sorted(set(document) - set(hints))
+    if unknown:
+        raise ConfigError(
+            f"unknown field {path}{unknown[0]}",
+            where="recipe",
+            todo="it may come from another version of raymrcnn",
+        )
+    values = {}
+    for name, value in document.items():
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint):
+            values[name] = _build(typing.cast("type[Any]", hint), value, f"{path}{name}.")
+        else:
+            values[name] = _coerce(hint, value, f"{path}{name}")
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise ConfigError(str(error), where=path or "recipe") from None
+
+
+def _coerce(hint: Any, value: Any, path: str) -> Any:
+    """`value` as the annotated type of a field, without guessing across kinds."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        if value in args:
+            return value
+        near = difflib.get_close_matches(str(value), [str(a) for a in args], n=1)
+        raise ConfigError(
+            f"{value!r} is not one of {', '.join(str(a) for a in args)}",
+            where=path,
+            todo=f"did you mean {near[0]}?" if near else "choose one of them",
+        )
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _coerce(next(a for a in args if a is not type(None)), value, path)
+    if origin is tuple:
+        if isinstance(value, (list, tuple)):
+            return tuple(_coerce(args[0], v, f"{path}[{i}]") for i, v in enumerate(value))
+        raise ConfigError(f"{value!r} is not a list", where=path, todo="write it as [1,2,3]")
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is float and is_number and math.isfinite(value):
+        return float(value)
+    if hint is int and is_number and float(value).is_integer():
+        return int(value)
+    if hint is bool and isinstance(value, bool):
+        return value
+    if hint is str:
+        return value if isinstance(value, str) else json.dumps(value)
+    word = {float: "a number", int: "a whole number", bool: "true or false"}.get(hint, str(hint))
+    raise ConfigError(f"{value!r} is not {word}", where=path)

@@ -1,0 +1,1 @@
+"""What a card is: kinds of accelerator, and what differs between them."""

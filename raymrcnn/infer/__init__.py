@@ -1,0 +1,1 @@
+"""The prediction procedure: sources, committed results, Ray wiring."""

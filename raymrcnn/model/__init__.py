@@ -1,0 +1,1 @@
+"""Mask R-CNN, its conventions and its predictor."""

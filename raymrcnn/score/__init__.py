@@ -1,0 +1,1 @@
+"""COCO scoring: matched in shards, merged once, equal to pycocotools."""

@@ -1,0 +1,76 @@
+"""The records that cross floors. Boxes are XYXY float32; lengths are pixels.
+
+Coordinates are absolute pixels of the original, upright image unless a name says `resized_`.
+Plain data: geometry lives with the code that needs it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Category:
+    """One class of a data set: its own id (gaps allowed) and name."""
+
+    id: int
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What is in one training image, in the frame of the (augmented) image beside it."""
+
+    image_id: int
+    boxes: torch.Tensor  # [num_objects, 4] float32 XYXY, pixels
+    labels: torch.Tensor  # [num_objects] int64, 1 to num_classes; 0 is background
+    masks: torch.Tensor  # [num_objects, height, width] uint8, 0 or 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detections:
+    """What a model found in one image, best score first."""
+
+    image_id: int
+    file_name: str
+    width: int
+    height: int
+    boxes: npt.NDArray[np.float32]  # [num_detections, 4] XYXY, pixels
+    scores: npt.NDArray[np.float32]  # [num_detections], 0 to 1
+    category_ids: npt.NDArray[np.int64]  # [num_detections], ids of the data set
+    rles: list[str]  # compressed COCO RLE counts of (height, width) masks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """An image for which no detections can be given, and why."""
+
+    image_id: int
+    file_name: str
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRef:
+    """One image of a prediction job: where it is and what it is called."""
+
+    image_id: int
+    file_name: str  # as in the annotations, or relative to the folder that was given
+    uri: str  # a path or URI to read it from
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """What stands beside weights so that they can be used: saved with every checkpoint."""
+
+    model: dict[str, object] = field(default_factory=dict)  # ModelConfig as JSON
+    # The category of label 1, 2, ...; None where a label belongs to no category.
+    categories: tuple[Category | None, ...] = ()
+    short_side: int = 800
+    long_side: int = 1333

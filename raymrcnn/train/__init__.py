@@ -1,0 +1,1 @@
+"""The training procedure: loop, optimizer, checkpoints, Ray wiring."""
