@@ -1,0 +1,20 @@
+"""Shared fixtures: where the real material lies, and quiet defaults for a small machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real material beside the repository."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("the real photographs (../shared) are not on this machine")
+    return SHARED
