@@ -35,6 +35,9 @@ class ModelConfig:
     # "frozen": batch norm with fixed statistics, for pretrained backbones; "group": group norm,
     # for training from scratch, the same for every batch size and worker count.
     norm: Literal["frozen", "group"] = "frozen"
+    # Added to the variance of a frozen batch norm; None: the conventions' own. It belongs to the
+    # weights: torchvision's published COCO_V1 file was trained with 0.
+    frozen_norm_eps: float | None = None
     init: Literal["imagenet", "scratch"] = "imagenet"
     trainable_stages: int = 3
     conventions: Literal["torchvision"] = "torchvision"
@@ -70,6 +73,11 @@ class ModelConfig:
             self.norm == "frozen" or self.trainable_stages == 5,
             "model.trainable_stages",
             "group norm trains from scratch, so all 5 stages must be trainable",
+        )
+        _require(
+            self.frozen_norm_eps is None or self.frozen_norm_eps >= 0,
+            "model.frozen_norm_eps",
+            "must not be negative",
         )
         for name in (
             "fpn_channels",

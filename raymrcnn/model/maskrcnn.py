@@ -1,0 +1,254 @@
+"""Mask R-CNN: images and targets in, losses or detections out; and its builder.
+
+The network pastes no mask and knows no category, file or config: it gives 28 x 28 mask
+probabilities and labels 1 to num_classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection._utils import BoxCoder
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.models.detection.transform import resize_boxes
+
+from raymrcnn.config import ModelConfig
+from raymrcnn.model.backbone import STAGES, STRIDES, build_backbone, group_norm
+from raymrcnn.model.conventions import CONVENTIONS, Conventions
+from raymrcnn.model.heads import BoxAndMaskHeads, BoxPredictor, MaskPredictor, ProposalHead
+from raymrcnn.model.pooling import PyramidPool
+from raymrcnn.model.transform import ImageTransform
+from raymrcnn.structures import Target
+
+LOSSES = (
+    "loss_objectness",
+    "loss_rpn_box_reg",
+    "loss_classifier",
+    "loss_box_reg",
+    "loss_mask",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawDetections:
+    """What the network found in one image, best score first, on the device of the model."""
+
+    boxes: Tensor  # [n, 4] float32 XYXY, pixels of the original image
+    scores: Tensor  # [n] float32, 0 to 1
+    labels: Tensor  # [n] int64, 1 to num_classes
+    mask_probs: Tensor  # [n, 28, 28] float32, 0 to 1, spanning the box
+
+
+class MaskRCNN(nn.Module):
+    """Mask R-CNN of ready parts, under torchvision's names, so its state dicts fit.
+
+    Args:
+        transform: images to a padded batch.
+        backbone: batch to pyramid levels.
+        rpn: levels to proposals, with losses in training.
+        roi_heads: levels and proposals to boxes and masks, with losses in training.
+    """
+
+    def __init__(
+        self, transform: nn.Module, backbone: nn.Module, rpn: nn.Module, roi_heads: nn.Module
+    ) -> None:
+        super().__init__()
+        self.transform = transform
+        self.backbone = backbone
+        self.rpn = rpn
+        self.roi_heads = roi_heads
+
+    def forward(
+        self, images: Sequence[Tensor], targets: Sequence[Target] | None = None
+    ) -> dict[str, Tensor] | list[RawDetections]:
+        """`losses` in training, `detect` in eval; the entry that DistributedDataParallel wraps."""
+        if self.training:
+            assert targets is not None, "training needs targets"
+            return self.losses(images, targets)
+        return self.detect(images)
+
+    def losses(self, images: Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
+        """The five losses of `LOSSES`, scalars with a graph to every trainable parameter.
+
+        So also for images without objects, and for no images at all: each rank of a parallel run
+        makes the same collective calls whatever its share of the batch.
+
+        Args:
+            images: [3, H, W] each, RGB, uint8 or float in 0 to 1, on the model's device.
+            targets: what is in them, in their pixels; boxes must have positive sides.
+        """
+        assert self.training, "losses are computed in training mode"
+        if not images:
+            return self._zero_losses()
+        annotations = [{"boxes": t.boxes, "labels": t.labels, "masks": t.masks} for t in targets]
+        batch, annotations = self.transform(list(images), annotations)
+        features = self.backbone(batch.tensors)
+        proposals, rpn_losses = self.rpn(batch, features, annotations)
+        _, roi_losses = self.roi_heads(features, proposals, batch.image_sizes, annotations)
+        found = {**rpn_losses, **roi_losses}
+        return {name: found[name] for name in LOSSES}
+
+    def detect(self, images: Sequence[Tensor]) -> list[RawDetections]:
+        """Detections of each image, masks not pasted.
+
+        Args:
+            images: [3, H, W] each, RGB, uint8 or float in 0 to 1, on the model's device.
+        """
+        assert not self.training, "detections are computed in eval mode"
+        if not images:
+            return []
+        with torch.no_grad():
+            batch, _ = self.transform(list(images))
+            features = self.backbone(batch.tensors)
+            proposals, _ = self.rpn(batch, features)
+            found, _ = self.roi_heads(features, proposals, batch.image_sizes)
+        return [
+            RawDetections(
+                boxes=resize_boxes(one["boxes"], resized, tuple(image.shape[-2:])),
+                scores=one["scores"],
+                labels=one["labels"],
+                mask_probs=one["masks"][:, 0],
+            )
+            for one, resized, image in zip(found, batch.image_sizes, images, strict=True)
+        ]
+
+    def _zero_losses(self) -> dict[str, Tensor]:
+        parts = [p.sum() for p in self.parameters() if p.requires_grad]
+        zero = torch.stack(parts).sum() * 0.0
+        return {name: zero.clone() for name in LOSSES}
+
+
+def build_mask_rcnn(
+    config: ModelConfig,
+    num_classes: int,
+    short_side: int,
+    long_side: int,
+    *,
+    score_threshold: float | None = None,
+    nms_threshold: float | None = None,
+    max_detections: int | None = None,
+) -> MaskRCNN:
+    """A Mask R-CNN with random weights, in training mode, on the CPU.
+
+    Args:
+        config: the architecture.
+        num_classes: classes of objects; background is not counted.
+        short_side: pixels that images are scaled to,
+        long_side: unless the long side reaches this first.
+        score_threshold: a detection scores above; None: the conventions' own, as below.
+        nms_threshold: a detection that overlaps a better one of its class by more is dropped.
+        max_detections: kept of an image.
+    """
+    sheet = CONVENTIONS[config.conventions]
+    eps = sheet.frozen_norm_eps if config.frozen_norm_eps is None else config.frozen_norm_eps
+    backbone = build_backbone(
+        config.backbone,
+        norm=config.norm,
+        frozen_norm_eps=eps,
+        trainable_stages=config.trainable_stages,
+        fpn_channels=config.fpn_channels,
+    )
+    limits = {
+        "score_thresh": sheet.score_threshold if score_threshold is None else score_threshold,
+        "nms_thresh": sheet.nms_iou if nms_threshold is None else nms_threshold,
+        "detections_per_img": sheet.max_detections if max_detections is None else max_detections,
+    }
+    return MaskRCNN(
+        ImageTransform(short_side, long_side, sheet),
+        backbone,
+        _build_rpn(config, sheet),
+        _build_roi_heads(config, sheet, num_classes, limits),
+    )
+
+
+def _build_rpn(config: ModelConfig, sheet: Conventions) -> nn.Module:
+    anchors = AnchorGenerator(
+        tuple((size,) for size in config.anchor_sizes),
+        (config.aspect_ratios,) * len(config.anchor_sizes),
+    )
+    rpn = RegionProposalNetwork(
+        anchors,
+        ProposalHead(config.fpn_channels, len(config.aspect_ratios)),
+        sheet.rpn_fg_iou,
+        sheet.rpn_bg_iou,
+        config.rpn_samples_per_image,
+        sheet.rpn_positive_fraction,
+        {"training": config.rpn_pre_nms_train, "testing": config.rpn_pre_nms_test},
+        {"training": config.rpn_post_nms_train, "testing": config.rpn_post_nms_test},
+        sheet.rpn_nms_iou,
+        sheet.rpn_score_threshold,
+    )
+    rpn.box_coder = BoxCoder(sheet.rpn_box_weights, sheet.max_log_size_delta)
+    rpn.min_size = sheet.rpn_min_box_side
+    return rpn  # type: ignore[no-any-return]
+
+
+def _build_roi_heads(
+    config: ModelConfig, sheet: Conventions, num_classes: int, limits: dict[str, Any]
+) -> nn.Module:
+    channels, mask_channels = config.fpn_channels, config.mask_head_channels
+    heads = BoxAndMaskHeads(
+        min_box_side=sheet.min_box_side,
+        box_roi_pool=_build_pool(sheet, sheet.box_pool_size),
+        box_head=TwoMLPHead(channels * sheet.box_pool_size**2, config.box_head_channels),
+        box_predictor=BoxPredictor(config.box_head_channels, num_classes + 1),
+        fg_iou_thresh=sheet.box_fg_iou,
+        bg_iou_thresh=sheet.box_bg_iou,
+        batch_size_per_image=config.box_samples_per_image,
+        positive_fraction=sheet.box_positive_fraction,
+        bbox_reg_weights=sheet.box_weights,
+        mask_roi_pool=_build_pool(sheet, sheet.mask_pool_size),
+        mask_head=MaskRCNNHeads(
+            channels,
+            (mask_channels,) * sheet.mask_head_convs,
+            1,
+            norm_layer=group_norm if config.norm == "group" else None,
+        ),
+        mask_predictor=MaskPredictor(mask_channels, mask_channels, num_classes + 1),
+        **limits,
+    )
+    heads.box_coder = BoxCoder(sheet.box_weights, sheet.max_log_size_delta)
+    return heads
+
+
+def _build_pool(sheet: Conventions, output_size: int) -> PyramidPool:
+    return PyramidPool(
+        STRIDES,
+        output_size,
+        sampling_ratio=sheet.roi_sampling_ratio,
+        aligned=sheet.roi_aligned,
+        canonical_side=sheet.canonical_box_side,
+        canonical_level=sheet.canonical_level,
+        level_eps=sheet.level_eps,
+    )
+
+
+def trainable_summary(model: MaskRCNN) -> dict[str, Any]:
+    """What takes part in training, ready for `run.json`.
+
+    Returns:
+        `parameters` and `trainable` (numbers of values), `frozen_stages` (names of backbone stages
+        whose parameters take no gradient) and `frozen_norms` (number of layers with fixed
+        statistics).
+    """
+    body = model.backbone.body
+    assert isinstance(body, nn.Module)
+    parameters = list(model.parameters())
+    frozen = [
+        stage
+        for stage in STAGES
+        if not any(p.requires_grad for p in body.get_submodule(stage).parameters())
+    ]
+    return {
+        "parameters": sum(p.numel() for p in parameters),
+        "trainable": sum(p.numel() for p in parameters if p.requires_grad),
+        "frozen_stages": frozen,
+        "frozen_norms": sum(type(m).__name__ == "FrozenBatchNorm2d" for m in model.modules()),
+    }

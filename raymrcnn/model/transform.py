@@ -1,0 +1,77 @@
+"""From images of any size to one padded, normalised batch, on the device of the images.
+
+Augmentation belongs to the data floor; here nothing is random.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
+
+from raymrcnn.model.conventions import Conventions
+
+
+class ImageTransform(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision has no types
+    """torchvision's transform that also takes uint8 images and images of extreme shape.
+
+    Args:
+        short_side, long_side: an image is scaled, keeping its shape, until its short side has the
+            one length or its long side the other, whichever comes first; pixels.
+        conventions: channel order, pixel scale, mean, deviation and padding.
+    """
+
+    mean: Tensor  # [3, 1, 1]
+    std: Tensor  # [3, 1, 1]
+
+    def __init__(self, short_side: int, long_side: int, conventions: Conventions) -> None:
+        super().__init__(
+            short_side,
+            long_side,
+            list(conventions.image_mean),
+            list(conventions.image_std),
+            size_divisible=conventions.size_divisible,
+        )
+        self.bgr = conventions.channel_order == "BGR"
+        self.pixel_scale = conventions.pixel_scale
+        mean, std = torch.tensor(conventions.image_mean), torch.tensor(conventions.image_std)
+        # Buffers, so that they are copied to the device once; not part of the weights.
+        self.register_buffer("mean", mean[:, None, None], persistent=False)
+        self.register_buffer("std", std[:, None, None], persistent=False)
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """[3, H, W] RGB, uint8 or float in 0 to 1 -> [3, H, W] float32 as the network wants it."""
+        if image.is_floating_point():
+            image = image.float()
+            if self.pixel_scale != 255.0:
+                image = image * (255.0 / self.pixel_scale)
+        else:
+            image = image.float().div_(self.pixel_scale)
+        if self.bgr:
+            image = image.flip(0)
+        return (image - self.mean) / self.std
+
+    def resize(
+        self, image: Tensor, target: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """Scale a [3, H, W] float image, and a target's boxes and masks with it."""
+        # In training torchvision draws the short side among several, one draw an image; drawing too
+        # keeps the state of the generator, and with it the sampled anchors, equal.
+        choose = self.torch_choice if self.training else max
+        short_side = choose(self.min_size)
+        height, width = image.shape[-2:]
+        size = resized_size(height, width, short_side, self.max_size)
+        image = interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
+        if target is None:
+            return image, None
+        target["boxes"] = resize_boxes(target["boxes"], (height, width), size)
+        if "masks" in target:
+            target["masks"] = interpolate(target["masks"][:, None].float(), size=size)[:, 0].byte()
+        return image, target
+
+
+def resized_size(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:
+    """(height, width) in pixels after scaling; rounded down, and at least 1 pixel a side."""
+    scale = min(short_side / min(height, width), long_side / max(height, width))
+    return max(int(height * scale), 1), max(int(width * scale), 1)

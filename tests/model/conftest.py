@@ -1,0 +1,135 @@
+"""Seeded weights with sane activations, and pictures, so that tests see realistic detections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import maskrcnn_resnet50_fpn
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from raymrcnn.config import ModelConfig
+from raymrcnn.model.maskrcnn import MaskRCNN, build_mask_rcnn
+
+torch.set_num_threads(1)
+
+NUM_CLASSES = 5
+
+
+def make_picture(height: int, width: int, seed: int) -> Tensor:
+    """[3, height, width] uint8: blobs and textures of several scales."""
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.zeros(1, 3, height, width)
+    for cells in (3, 9, 40):
+        noise = torch.rand(1, 3, cells, cells, generator=generator)
+        image += nn.functional.interpolate(noise, (height, width), mode="bicubic") / 3
+    return (image[0].clamp(0, 1) * 255).to(torch.uint8)
+
+
+def _calibrate(norm: FrozenBatchNorm2d, inputs: tuple[Tensor]) -> None:
+    values = inputs[0]
+    norm.running_mean.copy_(values.mean((0, 2, 3)))
+    norm.running_var.copy_(values.var((0, 2, 3)))
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module, image: Tensor) -> nn.Module:
+    """Give a torchvision-like Mask R-CNN unit activations and tens of detections an image."""
+    generator = torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            module.weight.copy_(1 + 0.2 * torch.randn(module.weight.shape, generator=generator))
+            module.bias.copy_(0.2 * torch.randn(module.bias.shape, generator=generator))
+    hooks = [
+        module.register_forward_pre_hook(_calibrate)
+        for module in model.modules()
+        if isinstance(module, FrozenBatchNorm2d)
+    ]
+    heads = model.roi_heads
+    scales = {
+        model.rpn.head.cls_logits: 2.0,
+        model.rpn.head.bbox_pred: 0.3,
+        heads.box_predictor.cls_score: 2.5,
+        heads.box_predictor.bbox_pred: 0.5,
+        heads.mask_predictor.mask_fcn_logits: 3.0,
+    }
+
+    def unit_output(scale: float) -> Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]:
+        def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+            factor = scale / (output.std() + 1e-6)
+            if not hasattr(module, "calibrated"):
+                module.calibrated = True
+                module.weight.mul_(factor)
+                output = output * factor
+            return output
+
+        return hook
+
+    for module, scale in scales.items():
+        hooks.append(module.register_forward_hook(unit_output(scale)))
+    model.eval()([image])
+    for hook in hooks:
+        hook.remove()
+    heads.box_predictor.cls_score.bias[0] = 5.0
+    return model
+
+
+@cache
+def reference_model(short_side: int = 192, long_side: int = 320, **options: object) -> nn.Module:
+    """torchvision's own maskrcnn_resnet50_fpn with calibrated weights, in eval mode."""
+    torch.manual_seed(0)
+    model = maskrcnn_resnet50_fpn(
+        weights=None,
+        weights_backbone=None,
+        num_classes=NUM_CLASSES + 1,
+        min_size=short_side,
+        max_size=long_side,
+        **options,
+    )
+    frozen(model)
+    return calibrate(model, make_picture(240, 320, 0).float() / 255).eval()
+
+
+def frozen(model: nn.Module) -> None:
+    """Replace every batch norm by a frozen one, as torchvision does for pretrained weights."""
+    for name, child in model.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(model, name, FrozenBatchNorm2d(child.num_features))
+        else:
+            frozen(child)
+
+
+def same_weights(config: ModelConfig, reference: nn.Module, **limits: object) -> MaskRCNN:
+    """Our model of that config, with the weights and the image size of a torchvision model."""
+    transform = reference.transform
+    model = build_mask_rcnn(
+        config, NUM_CLASSES, transform.min_size[-1], transform.max_size, **limits
+    )
+    model.load_state_dict(reference.state_dict())
+    return model
+
+
+@pytest.fixture
+def picture() -> Callable[[int, int, int], Tensor]:
+    return make_picture
+
+
+@pytest.fixture
+def reference() -> nn.Module:
+    """torchvision's model at 192 to 320 pixels, in eval mode."""
+    return reference_model().eval()
+
+
+@pytest.fixture
+def full_size_reference() -> nn.Module:
+    """torchvision's model at 800 to 1333 pixels, in eval mode."""
+    return reference_model(800, 1333).eval()
+
+
+@pytest.fixture
+def ours(reference: nn.Module) -> MaskRCNN:
+    """Our model with the weights of `reference`, in eval mode."""
+    return same_weights(ModelConfig(), reference).eval()
