@@ -1,0 +1,271 @@
+"""A COCO annotation file as columns: numbers in arrays, names and run lengths in byte buffers.
+
+The file is mapped, not read, and its annotations are decoded one at a time, so that no Python
+object of an annotation outlives its turn. The columns hold what the file says, right or wrong:
+whether ids refer to anything is asked by `raymrcnn.data.coco`. This module refuses what is not
+JSON or not of COCO's shape, and says where.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import mmap
+import re
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from raymrcnn.errors import DataError
+
+# How an annotation gives its mask.
+NO_MASK, POLYGONS, COMPRESSED, COUNTS = range(4)
+
+_Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_Length = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+_Run = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_RELEASE_BYTES = 1 << 24
+
+
+class _Image(msgspec.Struct, gc=False):
+    id: _Id
+    file_name: str
+    width: _Length
+    height: _Length
+
+
+class _Category(msgspec.Struct, gc=False):
+    id: _Id
+    name: str
+
+
+class _File(msgspec.Struct):
+    images: list[_Image]
+    annotations: list[msgspec.Raw]
+    categories: list[_Category]
+
+
+class _Rle(msgspec.Struct):
+    size: tuple[_Length, _Length]
+    counts: str | list[_Run]
+
+
+class _Annotation(msgspec.Struct):
+    id: _Id
+    image_id: _Id
+    category_id: _Id
+    bbox: tuple[float, float, float, float]
+    iscrowd: int | bool = 0
+    area: float | None = None
+    segmentation: list[list[float]] | _Rle | None = None
+
+
+class _AnnotationId(msgspec.Struct):
+    id: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Segmentations:
+    """The masks of all annotations, as they were given.
+
+    Row j is `rows[j] = (start, stop)`: polygons `start` to `stop`, or the run lengths `start`.
+    """
+
+    kinds: npt.NDArray[np.uint8]  # [num_annotations] NO_MASK, POLYGONS, COMPRESSED or COUNTS
+    rows: npt.NDArray[np.int64]  # [num_annotations, 2]
+    coordinates: npt.NDArray[np.float64]  # x, y, x, y, ... of all polygons, pixels
+    polygon_ends: npt.NDArray[np.int64]  # [num_polygons + 1] in coordinates, the first being 0
+    rle_bytes: npt.NDArray[np.uint8]  # compressed counts as they are, others as int64
+    rle_ends: npt.NDArray[np.int64]  # [num_rles + 1] in rle_bytes, the first being 0
+    rle_sizes: npt.NDArray[np.int32]  # [num_rles, 2] height, width
+
+    def polygons(self, j: int) -> list[npt.NDArray[np.float64]]:
+        """The polygons of annotation j, each [2 * num_points] x, y, x, y, ..."""
+        start, stop = self.rows[j]
+        ends = self.polygon_ends[start : stop + 1].tolist()
+        return [self.coordinates[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+
+    def run_lengths(self, j: int) -> dict[str, Any]:
+        """The RLE of annotation j in COCO's form, counts as `str` or as `list[int]`."""
+        row = int(self.rows[j, 0])
+        raw = self.rle_bytes[self.rle_ends[row] : self.rle_ends[row + 1]].tobytes()
+        compressed = self.kinds[j] == COMPRESSED
+        counts = raw.decode() if compressed else np.frombuffer(raw, np.int64).tolist()
+        return {"size": self.rle_sizes[row].tolist(), "counts": counts}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Columns:
+    """Everything that an annotation file says, in the order of the file."""
+
+    fingerprint: str  # SHA-256 of the file
+    category_table: tuple[tuple[int, str], ...]  # ids and names
+    image_ids: npt.NDArray[np.int64]
+    widths: npt.NDArray[np.int32]
+    heights: npt.NDArray[np.int32]
+    name_bytes: npt.NDArray[np.uint8]  # UTF-8
+    name_ends: npt.NDArray[np.int64]  # [num_images + 1]
+    ids: npt.NDArray[np.int64]
+    image_id_of: npt.NDArray[np.int64]
+    category_ids: npt.NDArray[np.int64]
+    iscrowd: npt.NDArray[np.bool_]
+    areas: npt.NDArray[np.float64]  # NaN where the file gives none
+    boxes: npt.NDArray[np.float64]  # [num_annotations, 4] x, y, width, height
+    segmentations: Segmentations
+
+
+def read_columns(path: Path) -> Columns:
+    """Read an annotation file.
+
+    Raises:
+        DataError: it cannot be read, is cut short, is not JSON, or a field is missing or of
+            another type, with the byte or the annotation and field.
+    """
+    try:
+        with path.open("rb") as stream:
+            content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    except ValueError:  # what mmap says of an empty file
+        raise DataError("the annotation file is empty", where=str(path)) from None
+    except OSError as error:
+        raise DataError(
+            f"cannot read the annotation file ({error.strerror})", where=str(path)
+        ) from None
+    try:
+        document = msgspec.json.decode(content, type=_File)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _shape_error(error, path, len(content)) from None
+    fingerprint = hashlib.sha256(content).hexdigest()
+    builder = _Builder()
+    builder.add_all(document.annotations, path, content)
+    names = [image.file_name.encode() for image in document.images]
+    return Columns(
+        fingerprint=fingerprint,
+        category_table=tuple((c.id, c.name) for c in document.categories),
+        image_ids=_column((i.id for i in document.images), np.int64),
+        widths=_column((i.width for i in document.images), np.int32),
+        heights=_column((i.height for i in document.images), np.int32),
+        name_bytes=np.frombuffer(b"".join(names), np.uint8),
+        name_ends=np.cumsum([0, *(len(name) for name in names)], dtype=np.int64),
+        ids=_array(builder.ids),
+        image_id_of=_array(builder.image_ids),
+        category_ids=_array(builder.category_ids),
+        iscrowd=_array(builder.iscrowd).astype(np.bool_),
+        areas=_array(builder.areas),
+        boxes=_array(builder.boxes).reshape(-1, 4),
+        segmentations=builder.segmentations(),
+    )
+
+
+class _Builder:
+    """Grows the annotation columns, one annotation at a time."""
+
+    def __init__(self) -> None:
+        self.ids, self.image_ids, self.category_ids = array("q"), array("q"), array("q")
+        self.iscrowd, self.kinds = array("B"), array("B")
+        self.areas, self.boxes = array("d"), array("d")
+        self.rows = array("q")
+        self.coordinates, self.polygon_ends = array("d"), array("q", [0])
+        self.rle_bytes, self.rle_ends = bytearray(), array("q", [0])
+        self.rle_sizes = array("i")
+
+    def add_all(self, raws: list[msgspec.Raw], path: Path, content: mmap.mmap) -> None:
+        decode = msgspec.json.Decoder(_Annotation).decode
+        done = released = 0
+        for position, raw in enumerate(raws):
+            try:
+                self.add(decode(raw))
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                raise _annotation_error(error, path, position, raw) from None
+            done += len(memoryview(raw))
+            if done - released >= _RELEASE_BYTES:
+                # Pages behind us count as our memory until they are let go.
+                released = done // mmap.PAGESIZE * mmap.PAGESIZE
+                content.madvise(mmap.MADV_DONTNEED, 0, released)
+
+    def add(self, item: _Annotation) -> None:
+        self.ids.append(item.id)
+        self.image_ids.append(item.image_id)
+        self.category_ids.append(item.category_id)
+        self.iscrowd.append(bool(item.iscrowd))
+        self.areas.append(float("nan") if item.area is None else item.area)
+        self.boxes.extend(item.bbox)
+        mask = item.segmentation
+        if isinstance(mask, list):
+            start = len(self.polygon_ends) - 1
+            for polygon in mask:
+                self.coordinates.fromlist(polygon)  # half the time of extend
+                self.polygon_ends.append(len(self.coordinates))
+            self._place(POLYGONS, start, start + len(mask))
+        elif isinstance(mask, _Rle):
+            row = len(self.rle_ends) - 1
+            if isinstance(mask.counts, str):
+                self.rle_bytes += mask.counts.encode()
+            else:
+                self.rle_bytes += array("q", mask.counts).tobytes()
+            self.rle_ends.append(len(self.rle_bytes))
+            self.rle_sizes.extend(mask.size)
+            self._place(COMPRESSED if isinstance(mask.counts, str) else COUNTS, row, row + 1)
+        else:
+            self._place(NO_MASK, 0, 0)
+
+    def _place(self, kind: int, start: int, stop: int) -> None:
+        self.kinds.append(kind)
+        self.rows.append(start)
+        self.rows.append(stop)
+
+    def segmentations(self) -> Segmentations:
+        return Segmentations(
+            kinds=_array(self.kinds),
+            rows=_array(self.rows).reshape(-1, 2),
+            coordinates=_array(self.coordinates),
+            polygon_ends=_array(self.polygon_ends),
+            rle_bytes=np.frombuffer(self.rle_bytes, np.uint8),
+            rle_ends=_array(self.rle_ends),
+            rle_sizes=_array(self.rle_sizes).reshape(-1, 2),
+        )
+
+
+def _array(values: array[Any]) -> npt.NDArray[Any]:
+    return np.frombuffer(values, values.typecode)
+
+
+def _column(values: Iterable[int], dtype: type[np.signedinteger[Any]]) -> npt.NDArray[Any]:
+    return np.fromiter(values, dtype)
+
+
+def _shape_error(error: Exception, path: Path, size: int) -> DataError:
+    text = str(error)
+    if "truncated" in text:
+        what = f"the JSON is cut short: it ends within a value at byte {size}"
+    elif isinstance(error, RecursionError):
+        what = "the JSON is nested too deep"
+    elif isinstance(error, msgspec.ValidationError):
+        what = f"not a COCO annotation file: {_located(text, '')}"
+    else:
+        what = f"not JSON: {text.removeprefix('JSON is malformed: ')}"
+    return DataError(what, where=str(path), todo="copy or export the file again")
+
+
+def _annotation_error(error: Exception, path: Path, position: int, raw: msgspec.Raw) -> DataError:
+    place = f"annotations[{position}]"
+    with contextlib.suppress(msgspec.DecodeError):
+        place += f" (id {msgspec.json.decode(raw, type=_AnnotationId).id})"
+    return DataError(
+        f"not a COCO annotation file: {_located(str(error), place)}",
+        where=str(path),
+        todo="correct or remove the annotation",
+    )
+
+
+def _located(message: str, place: str) -> str:
+    """`Expected ... - at `$.bbox[2]`` as `PLACE.bbox[2]: expected ...`."""
+    found = re.fullmatch(r"(.*) - at `\$(.*)`", message, re.DOTALL)
+    what, field = found.groups() if found else (message, "")
+    full = (place + field).removeprefix(".") or "top level"
+    return f"{full}: {what[:1].lower()}{what[1:]}"
