@@ -3,6 +3,8 @@
 Bitmaps are uint8 [height, width], 0 or 1. `rle` below means the compressed counts string of a
 mask whose (height, width) goes beside it. Polygons are rasterised by pycocotools, as COCO's own
 ground truth is; what it would crash on (its C code trusts its input) is refused here first.
+Pasting what a model predicts is in `paste` and reached from here too; run-length strings are in
+`rle`.
 This module refuses to repair a malformed mask, and to know what the mask is of.
 """
 
@@ -16,7 +18,18 @@ import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 from raymrcnn.errors import DataError
+from raymrcnn.paste import paste_to_rles
 from raymrcnn.rle import check_size, decode_runs, encode_runs
+
+__all__ = [
+    "bitmap_to_rle",
+    "paste_to_rles",
+    "polygons_to_bitmap",
+    "rle_areas",
+    "rle_iou",
+    "rle_to_bitmap",
+    "segmentation_to_rle",
+]
 
 Bitmap = npt.NDArray[np.uint8]
 
@@ -54,8 +67,8 @@ def polygons_to_bitmap(polygons: Sequence[Any], height: int, width: int, where: 
         DataError: a polygon has under 3 points, an odd count of numbers, or no finite number.
     """
     check_size(height, width, where)
-    bitmap: Bitmap = coco_mask.decode(_merged_polygons(polygons, height, width, where))
-    return bitmap
+    union = _merged_polygons(polygons, height, width, where)
+    return rle_to_bitmap(_text(union["counts"]), height, width, where)
 
 
 def rle_to_bitmap(rle: str, height: int, width: int, where: str = "") -> Bitmap:
@@ -67,7 +80,8 @@ def rle_to_bitmap(rle: str, height: int, width: int, where: str = "") -> Bitmap:
     check_size(height, width, where)
     runs, _ = decode_runs([rle], height, width, where)
     ones = (np.arange(len(runs)) % 2).astype(np.uint8)
-    return np.repeat(ones, runs).reshape(width, height).T
+    bitmap: Bitmap = np.repeat(ones, runs).reshape(width, height).T
+    return bitmap
 
 
 def bitmap_to_rle(bitmap: npt.NDArray[Any]) -> str:

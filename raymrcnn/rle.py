@@ -99,6 +99,7 @@ def decode_runs(
     if len(raw) == 0:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     _refuse(lengths == 0, "is empty", where)
+    _refuse(lengths > _MAX_CHARS * (num_pixels + 1), "has more runs than pixels", where)
     chars = np.frombuffer(b"".join(raw), np.uint8) - 48  # wraps below "0", so > 63 is foreign
     string_of_char = np.repeat(np.arange(len(raw)), lengths)
     _refuse_at(string_of_char, chars > 63, "has a character that no RLE has", where)
@@ -129,8 +130,8 @@ def decode_runs(
 
 
 def _undo_differences(values: Ints, nth: Ints, starts: Ints) -> Ints:
-    """Running sums within each mask, of its odd runs and of its even runs from the third on."""
-    runs = values.copy()
+    """Runs from what strings hold: sums along a mask's odd runs, and its even from the third on."""
+    runs: Ints = values.copy()
     for parity in (1, 0):
         mine = (nth % 2 == parity) & (nth > 0)
         sums = np.concatenate(([0], np.cumsum(np.where(mine, values, 0))))
