@@ -1,0 +1,201 @@
+"""Training batches of one worker, made ahead of their use, in threads or in processes.
+
+The order comes from `raymrcnn.data.order`; this module only has the samples made. Processes are
+never plainly forked: a fork after a device was initialised hangs or corrupts it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import queue
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.context import BaseContext
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from raymrcnn.data.dataset import (
+    Job,
+    SampleMaker,
+    TrainDataset,
+    check_images_exist,
+    usable_images,
+)
+from raymrcnn.data.order import batches, epochs_of, rank_slice
+from raymrcnn.errors import RaymrcnnError, RunError
+from raymrcnn.structures import Target
+
+__all__ = ["TrainBatch", "TrainDataset", "check_images_exist", "train_batches", "usable_images"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainBatch:
+    """What one worker trains on in one step."""
+
+    step: int
+    epoch: int  # of the first image
+    image_ids: tuple[int, ...]
+    images: list[torch.Tensor]  # each uint8 [3, height, width] RGB
+    targets: list[Target]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    step: int
+    jobs: tuple[Job, ...]
+
+
+def train_batches(
+    dataset: TrainDataset,
+    seed: int,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    start_step: int = 0,
+    num_workers: int = 0,
+    *,
+    prefetch: int = 2,
+) -> Iterator[TrainBatch]:
+    """One worker's share of the global batches, from `start_step` on, without end.
+
+    Args:
+        dataset: what to train on.
+        seed: of the order.
+        batch_size: images a step over all workers; a multiple of `world_size`.
+        rank: of this worker, 0 to world_size - 1.
+        world_size: number of workers.
+        start_step: the first step to give, counted from 0.
+        num_workers: processes that make samples; 0: a thread of this process does.
+        prefetch: batches made ahead, by the thread or by each process.
+
+    Raises:
+        DataError: a sample cannot be made.
+        RunError: a process that makes samples was killed.
+    """
+    assert batch_size % world_size == 0
+    requests = _requests(dataset, seed, batch_size, rank, world_size, start_step)
+    if num_workers:
+        return _from_processes(dataset.make, requests, num_workers, prefetch)
+    return _from_thread((_made(dataset.make, request) for request in requests), prefetch)
+
+
+def _requests(
+    dataset: TrainDataset, seed: int, batch_size: int, rank: int, world_size: int, start_step: int
+) -> Iterator[_Request]:
+    for step, positions in batches(seed, dataset.groups, batch_size, start_step):
+        epochs = epochs_of(step, len(dataset), batch_size)
+        mine = rank_slice(positions, rank, world_size).tolist()
+        when = rank_slice(epochs, rank, world_size).tolist()
+        yield _Request(
+            step=step,
+            jobs=tuple(dataset.job(p, epoch) for p, epoch in zip(mine, when, strict=True)),
+        )
+
+
+def _made(make: SampleMaker, request: _Request) -> TrainBatch:
+    samples = [make(job) for job in request.jobs]
+    return TrainBatch(
+        step=request.step,
+        epoch=request.jobs[0].epoch,
+        image_ids=tuple(job.image_id for job in request.jobs),
+        images=[image for image, _ in samples],
+        targets=[target for _, target in samples],
+    )
+
+
+def _from_thread(made: Iterator[TrainBatch], prefetch: int) -> Iterator[TrainBatch]:
+    ready: queue.Queue[TrainBatch | BaseException] = queue.Queue(maxsize=prefetch)
+    stop = threading.Event()
+
+    def put(item: TrainBatch | BaseException) -> None:
+        while not stop.is_set():
+            with contextlib.suppress(queue.Full):
+                ready.put(item, timeout=0.1)
+                return
+
+    def work() -> None:
+        try:
+            for batch in made:
+                put(batch)
+                if stop.is_set():
+                    return
+        except BaseException as error:  # raised again where the batches are used
+            put(error)
+
+    thread = threading.Thread(target=work, name="raymrcnn-loader", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item = ready.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _from_processes(
+    make: SampleMaker, requests: Iterator[_Request], num_workers: int, prefetch: int
+) -> Iterator[TrainBatch]:
+    loader: DataLoader[Any] = DataLoader(
+        _Workshop(make),
+        batch_size=None,  # a request is a batch already
+        sampler=requests,
+        num_workers=num_workers,
+        prefetch_factor=prefetch,
+        collate_fn=_as_it_is,
+        # Its own: from torch's global generator it would take a draw that a resumed run repeats.
+        generator=torch.Generator(),
+        worker_init_fn=_leave_interrupts_to_the_parent,
+        multiprocessing_context=_start_method(),
+    )
+    try:
+        for item in loader:
+            if isinstance(item, RaymrcnnError):
+                raise item
+            yield item
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise RunError(
+            f"a process that loads images died ({' '.join(str(error).split())[:200]})",
+            where="data.loader_workers",
+            todo="it may lack memory or /dev/shm: lower data.loader_workers, or 0 for a thread",
+        ) from None
+
+
+class _Workshop(Dataset[Any]):
+    """What a DataLoader takes for its data set: makes the batch of a request."""
+
+    def __init__(self, make: SampleMaker) -> None:
+        self.make = make
+
+    def __getitem__(self, request: _Request) -> TrainBatch | RaymrcnnError:
+        try:
+            return _made(self.make, request)
+        except RaymrcnnError as error:
+            # As a value: raised in the worker, it would arrive as the text of a traceback.
+            return error
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+def _leave_interrupts_to_the_parent(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _start_method() -> BaseContext:
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    # Each worker is then forked from a process that has torch imported and no device touched.
+    context.set_forkserver_preload(["raymrcnn.data.loader"])
+    return context
