@@ -40,7 +40,8 @@ def data_set(root: Path, annotations: list[dict[str, Any]], num_images: int = 1)
     images = []
     (root / "t").mkdir(parents=True)
     for k in range(1, num_images + 1):
-        Image.new("RGB", (20, 12), (k, 2, 3)).save(root / f"t/{k}.png")
+        noise = np.random.default_rng(k).integers(0, 256, (12, 20, 3), np.uint8)
+        Image.fromarray(noise).save(root / f"t/{k}.png")
         images.append({"id": k, "file_name": f"{k}.png", "width": 20, "height": 12})
     categories = [{"id": 8, "name": "b"}, {"id": 5, "name": "a"}]
     document = {"images": images, "categories": categories, "annotations": annotations}
