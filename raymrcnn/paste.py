@@ -146,7 +146,7 @@ def _trace(
     padded: Floats, frames: _Frames, image_height: int, threshold: float
 ) -> tuple[_Spans, Flags]:
     """The spans of all boxes, and the boxes whose spans are not to be trusted."""
-    unsure: Flags = ~((padded >= 0) & (padded <= 1)).all(axis=(1, 2))
+    unsure = np.asarray((~((padded >= 0) & (padded <= 1))).any(axis=(1, 2)))
     # Rows of `down` are columns of masks: their corners from top to bottom.
     down = np.ascontiguousarray(padded.transpose(0, 2, 1)) - np.float32(threshold)
     down = down.reshape(-1, padded.shape[-1])

@@ -11,7 +11,7 @@ sizes of 2**31 pixels or more, and to know polygons or bitmaps: those are in `ma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from raymrcnn.errors import DataError
 Ints = npt.NDArray[np.int64]
 
 MAX_PIXELS = 2**31 - 1
+_CHARS_AT_ONCE = 1 << 16
 _MAX_CHARS = 7  # characters a run: 35 bits hold any difference between two runs
 
 
@@ -79,7 +80,11 @@ def encode_runs(runs: Ints, num_runs: Ints) -> list[str]:
 
 
 def decode_runs(
-    strings: Sequence[str | bytes], heights: npt.ArrayLike, widths: npt.ArrayLike, where: str = ""
+    strings: Sequence[str | bytes],
+    heights: npt.ArrayLike,
+    widths: npt.ArrayLike,
+    where: str = "",
+    name: Callable[[int], str] = "RLE {}".format,
 ) -> tuple[Ints, Ints]:
     """The runs of several masks, and how many each mask has: the inverse of `encode_runs`.
 
@@ -88,75 +93,126 @@ def decode_runs(
         heights: pixels, one for all or one for each string.
         widths: the same.
         where: what an error names as its place.
+        name: what an error calls the string of an index.
 
     Raises:
         DataError: a string has a character that is none of COCO's, ends too early, has a negative
             run, or its runs do not add up to height * width.
     """
-    raw = [_ascii(s, i, where) for i, s in enumerate(strings)]
-    num_pixels = np.broadcast_to(np.asarray(heights, np.int64) * np.asarray(widths), len(raw))
-    lengths = np.array([len(s) for s in raw], np.int64)
-    if len(raw) == 0:
+    chunks = list(_decode_chunks(strings, heights, widths, where, name))
+    if not chunks:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    _refuse(lengths == 0, "is empty", where)
-    _refuse(lengths > _MAX_CHARS * (num_pixels + 1), "has more runs than pixels", where)
-    chars = np.frombuffer(b"".join(raw), np.uint8) - 48  # wraps below "0", so > 63 is foreign
-    string_of_char = np.repeat(np.arange(len(raw)), lengths)
-    _refuse_at(string_of_char, chars > 63, "has a character that no RLE has", where)
+    runs, num_runs = zip(*chunks, strict=True)
+    return np.concatenate(runs), np.concatenate(num_runs)
+
+
+def check_strings(
+    strings: Sequence[str | bytes],
+    heights: npt.ArrayLike,
+    widths: npt.ArrayLike,
+    where: str = "",
+    name: Callable[[int], str] = "RLE {}".format,
+) -> None:
+    """Refuse what `decode_runs` refuses, in memory that does not grow with the strings."""
+    for _ in _decode_chunks(strings, heights, widths, where, name):
+        pass
+
+
+class _Refused(Exception):
+    """The first string of a chunk that is malformed."""
+
+    def __init__(self, wrong: Ints, what: str) -> None:
+        self.index, self.what = int(wrong[0]), what
+
+
+def _decode_chunks(
+    strings: Sequence[str | bytes],
+    heights: npt.ArrayLike,
+    widths: npt.ArrayLike,
+    where: str,
+    name: Callable[[int], str],
+) -> Iterator[tuple[Ints, Ints]]:
+    """Runs and numbers of runs, as many strings at a time as a core's cache holds."""
+    num_pixels = np.broadcast_to(
+        np.asarray(heights, np.int64) * np.asarray(widths, np.int64), len(strings)
+    )
+    raw, begin, num_chars = [], 0, 0
+    for i, string in enumerate(strings):
+        try:
+            raw.append(string if isinstance(string, bytes) else string.encode("ascii"))
+        except (UnicodeEncodeError, AttributeError):
+            raise DataError(f"{name(i)} is no text of COCO's characters", where=where) from None
+        num_chars += len(raw[-1])
+        if num_chars >= _CHARS_AT_ONCE or i == len(strings) - 1:
+            try:
+                yield _decode(raw, num_pixels[begin : i + 1])
+            except _Refused as refused:
+                raise DataError(
+                    f"{name(begin + refused.index)} {refused.what}", where=where
+                ) from None
+            raw, begin, num_chars = [], i + 1, 0
+
+
+def _decode(raw: list[bytes], num_pixels: Ints) -> tuple[Ints, Ints]:
+    lengths = np.array([len(s) for s in raw], np.int64)
+    _refuse(lengths == 0, "is empty")
+    _refuse(lengths > _MAX_CHARS * (num_pixels + 1), "has more runs than pixels")
+    chars = np.frombuffer(b"".join(raw), np.uint8) - np.uint8(48)  # below "0" wraps to over 63
     string_ends = np.cumsum(lengths) - 1
-    is_last = (chars & 32) == 0
-    _refuse(~is_last[string_ends], "is cut short", where)
+    _refuse_chars(chars > 63, string_ends, "has a character that no RLE has")
+    _refuse(chars[string_ends] >= 32, "is cut short")
+    last = np.flatnonzero(chars < 32)  # the last character of each run
+    num_chars = np.diff(last, prepend=-1)
+    run_ends = np.searchsorted(last, string_ends)  # the last run of each string
+    _refuse_chars(num_chars > _MAX_CHARS, run_ends, "has a run that is too long")
 
-    last = np.flatnonzero(is_last)
-    first = np.concatenate(([0], last[:-1] + 1))
-    num_chars = last - first + 1
-    string_of_run = string_of_char[first]
-    _refuse_at(string_of_run, num_chars > _MAX_CHARS, "has a run that is too long", where)
-    shift = 5 * (np.arange(len(chars)) - np.repeat(first, num_chars))
-    values = np.add.reduceat((chars & 31).astype(np.int64) << shift, first)
-    values -= np.where(chars[last] & 16, np.int64(1) << (5 * num_chars), 0)
+    values = (chars[last].astype(np.int64) ^ 16) - 16  # 5 bits, the highest being the sign
+    left, at = np.flatnonzero(num_chars > 1), last
+    for k in range(1, _MAX_CHARS):
+        left = left[num_chars[left] > k]
+        if len(left) == 0:
+            break
+        values[left] = values[left] * 32 + (chars[at[left] - k] & 31)
 
-    num_runs = np.bincount(string_of_run, minlength=len(raw))
-    starts = np.cumsum(num_runs) - num_runs
-    nth = np.arange(len(values)) - np.repeat(starts, num_runs)
-    runs = _undo_differences(values, nth, np.repeat(starts, num_runs))
-    _refuse_at(string_of_run, runs < 0, "has a negative run", where)
-    sums = np.add.reduceat(runs, starts)
+    num_runs = np.diff(run_ends, prepend=-1)
+    runs = _undo_differences(values, num_runs)
+    _refuse_chars(runs < 0, run_ends, "has a negative run")
+    sums = np.add.reduceat(runs, run_ends - num_runs + 1)
     wrong = np.flatnonzero(sums != num_pixels)
     if len(wrong):
-        i = int(wrong[0])
-        _refuse(sums != num_pixels, f"has {sums[i]} pixels where {num_pixels[i]} should be", where)
+        raise _Refused(wrong, f"has {sums[wrong[0]]} pixels where {num_pixels[wrong[0]]} should be")
     return runs, num_runs
 
 
-def _undo_differences(values: Ints, nth: Ints, starts: Ints) -> Ints:
-    """Runs from what strings hold: sums along a mask's odd runs, and its even from the third on."""
-    runs: Ints = values.copy()
-    for parity in (1, 0):
-        mine = (nth % 2 == parity) & (nth > 0)
-        sums = np.concatenate(([0], np.cumsum(np.where(mine, values, 0))))
-        runs[mine] = (sums[1:] - sums[starts])[mine]
+def _undo_differences(values: Ints, num_runs: Ints) -> Ints:
+    """Runs from what strings hold: all but a mask's first three are added to the one two before.
+
+    Without its first run, a mask is a table of two columns, to be summed downwards.
+    """
+    first = np.cumsum(num_runs) - num_runs
+    in_table = np.ones(len(values), np.bool_)
+    in_table[first] = False
+    cells = num_runs // 2 * 2
+    cell_of_first = np.cumsum(cells) - cells
+    cell = (np.arange(len(values)) + np.repeat(cell_of_first - first - 1, num_runs))[in_table]
+    flat = np.zeros(int(cells.sum()), np.int64)
+    flat[cell] = values[in_table]
+    table = flat.reshape(-1, 2)
+    sums = np.cumsum(table, axis=0)
+    masks = np.flatnonzero(cells)
+    top = cell_of_first[masks] // 2
+    sums -= np.repeat(sums[top] - table[top], cells[masks] // 2, axis=0)
+    runs = values  # the first runs stand as they are
+    runs[in_table] = sums.reshape(-1)[cell]
     return runs
 
 
-def _ascii(string: str | bytes, index: int, where: str) -> bytes:
-    if isinstance(string, bytes):
-        return string
-    try:
-        return string.encode("ascii")
-    except (UnicodeEncodeError, AttributeError):
-        raise DataError(f"RLE {index} is no text of COCO's characters", where=where) from None
-
-
-def _refuse(wrong: npt.NDArray[np.bool_], what: str, where: str) -> None:
-    bad = np.flatnonzero(wrong)
-    if len(bad):
-        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-        raise DataError(f"RLE {bad[0]}{more} {what}", where=where)
-
-
-def _refuse_at(string_of: Ints, wrong: npt.NDArray[np.bool_], what: str, where: str) -> None:
+def _refuse(wrong: npt.NDArray[np.bool_], what: str) -> None:
     if wrong.any():
-        bad = np.zeros(int(string_of[-1]) + 1, np.bool_)
-        bad[string_of[wrong]] = True
-        _refuse(bad, what, where)
+        raise _Refused(np.flatnonzero(wrong), what)
+
+
+def _refuse_chars(wrong: npt.NDArray[np.bool_], ends: Ints, what: str) -> None:
+    """Refuse the string in which the first wrong character or run lies."""
+    if wrong.any():
+        raise _Refused(np.searchsorted(ends, np.flatnonzero(wrong)), what)
