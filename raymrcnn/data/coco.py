@@ -51,7 +51,7 @@ class ImageAnnotations:
         return len(self.ids)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class CocoIndex:
     """One annotation file. Images keep the order of the file; annotations are sorted by image.
 

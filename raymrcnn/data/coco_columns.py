@@ -70,7 +70,7 @@ class _AnnotationId(msgspec.Struct):
     id: int
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Segmentations:
     """The masks of all annotations, as they were given.
 
@@ -100,7 +100,7 @@ class Segmentations:
         return {"size": self.rle_sizes[row].tolist(), "counts": counts}
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Columns:
     """Everything that an annotation file says, in the order of the file."""
 

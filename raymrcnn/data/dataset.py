@@ -150,7 +150,7 @@ def trainable_annotations(index: CocoIndex) -> _Bools:
         index.widths[of].astype(np.float32)[:, None],
         index.heights[of].astype(np.float32)[:, None],
     )
-    return _long_enough(boxes) & ~index.columns.iscrowd
+    return _long_enough(boxes) & ~index.columns.iscrowd & (of >= 0)
 
 
 def usable_images(index: CocoIndex, keep_empty: bool = False) -> _Ints:

@@ -20,6 +20,11 @@ from raymrcnn.errors import DataError
 
 MAX_PIXELS = 100_000_000
 
+
+class ImageSizeError(DataError):
+    """An image is whole, but of another size than its annotations say."""
+
+
 # Raster formats alone: Pillow would also hand PostScript to an external interpreter. Naming the
 # plugins here saves the import of all others; a Pillow built without one of them lacks its format.
 Image.preinit()
@@ -85,14 +90,15 @@ def decode_annotated_image(
         uint8 [3, height, width] RGB, contiguous.
 
     Raises:
-        DataError: as `decode_image`, or neither frame has the stated size.
+        DataError: as `decode_image`.
+        ImageSizeError: neither frame has the stated size.
     """
     image, orientation = _read(data, max_pixels)
     upright = _turned(image, orientation)
     for candidate in (upright, image):
         if candidate.size == (width, height):
             return _to_tensor(candidate, _name(data))
-    raise DataError(
+    raise ImageSizeError(
         f"the image has {upright.width}x{upright.height} pixels, its annotations say "
         f"{width}x{height}",
         where=_name(data),
