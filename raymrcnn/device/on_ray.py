@@ -1,0 +1,166 @@
+"""Ray as a home for cards: joining or starting it, what a worker takes of it, its process group."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+
+import torch
+
+from raymrcnn.device.accelerator import CPU, CUDA, Accelerator, num_cards
+from raymrcnn.errors import ClusterError, DeviceError
+
+# Set before Ray is imported: it reads some of them then. A user's own settings win.
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_USAGE_STATS_PROMPT_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+}
+PROCESS_GROUP_TIMEOUT_S = 600
+
+
+@contextlib.contextmanager
+def ray_session(cluster: str | None, accelerator: Accelerator, workers: int) -> Iterator[None]:
+    """Join the cluster at `cluster`, or start one on this machine; leave or end it at the end.
+
+    Without `cluster`, the address that `ray job submit` sets (RAY_ADDRESS) counts. A session that
+    the caller opened is used as it is.
+
+    Args:
+        cluster: "auto" or HOST:PORT; None: this machine alone.
+        accelerator: of the workers to come.
+        workers: how many of them, at least, must fit.
+
+    Raises:
+        ClusterError: no cluster answers there, or it is too small.
+        DeviceError: this machine has fewer cards than workers.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        _require_room(accelerator, workers)
+        yield
+        return
+    address = cluster or os.environ.get("RAY_ADDRESS")
+    _quiet_loggers()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of Ray, about its own next version
+        if address:
+            _join(address)
+        else:
+            _start(accelerator, workers)
+    try:
+        _require_room(accelerator, workers)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def worker_resources(accelerator: Accelerator) -> dict[str, float]:
+    """What one worker takes: a card and a core to feed it, or a core alone."""
+    if accelerator is CPU:
+        return {"CPU": 1}
+    return {"CPU": 1, accelerator.ray_resource: 1}
+
+
+def num_workers_possible(accelerator: Accelerator) -> int:
+    """Cards, or for the CPU cores, of the cluster that was joined."""
+    import ray
+
+    return int(ray.cluster_resources().get(accelerator.ray_resource, 0))
+
+
+def torch_config(accelerator: Accelerator) -> object:
+    """How Ray Train joins its workers into a process group.
+
+    Returns:
+        A `ray.train.torch.TorchConfig`.
+    """
+    from ray.train.torch import TorchConfig
+
+    return TorchConfig(backend=accelerator.process_group_backend, timeout_s=PROCESS_GROUP_TIMEOUT_S)
+
+
+def worker_device(accelerator: Accelerator, workers_here: int) -> torch.device:
+    """The device of the calling Ray worker, made current.
+
+    On the CPU the cores of the machine are shared among the workers on it.
+    """
+    if accelerator is CPU:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // max(workers_here, 1)))
+        return torch.device("cpu")
+    # Ray shows each worker its own cards alone, so its card is the first that it sees.
+    device = torch.device(accelerator.torch_type, 0)
+    torch.get_device_module(device).set_device(device)
+    return device
+
+
+def quiet_worker() -> None:
+    """Hide what Ray's libraries log inside a worker below an error."""
+    _quiet_loggers()
+
+
+def _quiet_loggers() -> None:
+    for name in ("ray", "ray.train", "ray.data", "ray.tune", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _join(address: str) -> None:
+    import ray
+
+    if address.startswith(("http://", "https://")):
+        raise ClusterError(
+            f"{address} is a job server, and joining needs HOST:PORT or auto",
+            where="--cluster",
+            todo=f"ray job submit --address {address} --working-dir . -- raymrcnn ...",
+        )
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ClusterError(
+            f"no Ray cluster answers at {address} ({str(error).splitlines()[0][:200]})",
+            where="--cluster",
+            todo="start one with `ray start --head`, or drop --cluster to use this machine",
+        ) from None
+
+
+def _start(accelerator: Accelerator, workers: int) -> None:
+    import ray
+
+    cards = 0
+    if accelerator is not CPU:
+        cards = num_cards(accelerator)
+        if workers > cards:
+            raise _too_few(accelerator, workers, cards, "this machine has")
+    # On the CPU any number of workers is allowed: Ray counts slots, the system shares the cores.
+    slots = max(os.cpu_count() or 1, workers) + 1
+    ray.init(
+        address="local",
+        num_cpus=slots,
+        num_gpus=cards if accelerator is CUDA else 0,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
+def _require_room(accelerator: Accelerator, workers: int) -> None:
+    possible = num_workers_possible(accelerator)
+    if workers > possible:
+        raise _too_few(accelerator, workers, possible, "the cluster has")
+
+
+def _too_few(accelerator: Accelerator, workers: int, there: int, who: str) -> DeviceError:
+    unit = "cores" if accelerator is CPU else f"{accelerator.name} cards"
+    return DeviceError(
+        f"{workers} workers need {workers} {unit}, and {who} {there}",
+        where="--workers",
+        todo=f"ask for at most {there}" if there else "use --device cpu",
+    )

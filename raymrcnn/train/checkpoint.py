@@ -1,0 +1,144 @@
+"""Checkpoints: folders that appear whole, are verified when read, and are pruned in order.
+
+A checkpoint holds the model as safetensors and the optimizer's state, with the size and SHA-256
+of both in `checkpoint.json`. `last` names the newest. What Ray keeps of a run is never read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from raymrcnn import rundir
+from raymrcnn.errors import RaymrcnnError, WeightError
+from raymrcnn.structures import ModelInfo
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """One committed checkpoint, read and verified, on the CPU."""
+
+    step: int
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any]
+
+
+def save_checkpoint(
+    run: Path,
+    step: int,
+    model: Mapping[str, Tensor],
+    optimizer: Mapping[str, Any],
+    info: ModelInfo,
+    keep: int,
+) -> Path:
+    """Commit a checkpoint, point `last` at it, and delete all but the newest `keep`.
+
+    Raises:
+        OutputError: the disk refuses; the checkpoints before are as they were.
+    """
+    folder = run / rundir.CHECKPOINTS
+    with rundir.disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for orphan in folder.glob(f"{rundir.TMP_PREFIX}*"):  # of a process that was killed
+            shutil.rmtree(orphan, ignore_errors=True)
+    path = folder / rundir.step_name(step)
+
+    def write(tmp: Path) -> None:
+        tensors = {name: t.detach().cpu().contiguous() for name, t in model.items()}
+        _write_tensors(tmp / rundir.MODEL_FILE, tensors)
+        torch.save({"step": step, "optimizer": dict(optimizer)}, tmp / rundir.STATE_FILE)
+        files = {name: _seal(tmp / name) for name in (rundir.MODEL_FILE, rundir.STATE_FILE)}
+        rundir.write_json(tmp / rundir.CHECKPOINT_JSON, _manifest(step, info, files))
+
+    rundir.write_folder_atomic(path, write)
+    rundir.write_text(run / rundir.LAST, f"{rundir.CHECKPOINTS}/{path.name}\n")
+    for old in committed_steps(run)[:-keep]:
+        shutil.rmtree(folder / rundir.step_name(old), ignore_errors=True)
+    return path
+
+
+def committed_steps(run: Path) -> list[int]:
+    """Steps of the committed checkpoints, oldest first."""
+    found = (run / rundir.CHECKPOINTS).glob(f"step-*/{rundir.CHECKPOINT_JSON}")
+    return sorted(int(path.parent.name.removeprefix("step-")) for path in found)
+
+
+def load_newest(run: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that is whole; a damaged one is skipped with a warning.
+
+    Raises:
+        WeightError: there are checkpoints, and every one is damaged.
+    """
+    steps = committed_steps(run)
+    for step in reversed(steps):
+        path = run / rundir.CHECKPOINTS / rundir.step_name(step)
+        try:
+            return load_checkpoint(path)
+        except RaymrcnnError as error:
+            warn(f"{error}; going back to the checkpoint before")
+    if steps:
+        raise WeightError(
+            f"all {len(steps)} checkpoints are damaged",
+            where=str(run / rundir.CHECKPOINTS),
+            todo="restore one from a backup, or train into another --out",
+        )
+    return None
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read one checkpoint folder.
+
+    Raises:
+        WeightError: a file is missing, cut short or altered.
+    """
+    manifest = rundir.read_json(path / rundir.CHECKPOINT_JSON)
+    for name, sealed in manifest["files"].items():
+        if not (path / name).is_file() or _seal(path / name) != sealed:
+            raise WeightError(f"{name} is damaged", where=str(path))
+    state = torch.load(path / rundir.STATE_FILE, map_location="cpu", weights_only=True)
+    return Checkpoint(
+        step=state["step"],
+        model=load_file(path / rundir.MODEL_FILE),
+        optimizer=state["optimizer"],
+    )
+
+
+def _manifest(step: int, info: ModelInfo, files: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "step": step,
+        "model_info": {
+            "model": info.model,
+            "categories": [c and [c.id, c.name] for c in info.categories],
+            "short_side": info.short_side,
+            "long_side": info.long_side,
+        },
+        "files": files,
+    }
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    try:
+        save_file(tensors, path)
+    except OSError:
+        raise
+    except Exception as error:  # safetensors wraps the disk's refusal in an error of its own
+        raise OSError(str(error)) from error
+
+
+def _seal(path: Path) -> dict[str, Any]:
+    with path.open("rb") as stream:
+        digest = hashlib.sha256()
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}

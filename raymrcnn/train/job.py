@@ -1,0 +1,176 @@
+"""What one training run is to do and where; its checks before a worker starts, and `run.json`."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from raymrcnn import rundir
+from raymrcnn.config import Recipe, recipe_from_json
+from raymrcnn.data.coco import CocoIndex, open_split
+from raymrcnn.data.dataset import TrainDataset, check_images_exist
+from raymrcnn.errors import ConfigError, OutputError
+from raymrcnn.structures import ModelInfo
+from raymrcnn.train.checkpoint import committed_steps
+
+Resume = Literal["auto", "never", "must"]
+
+# Fields that may change between the two halves of a run: they decide how long it goes on and how
+# it is run, not what a step computes.
+MAY_CHANGE = frozenset(
+    {
+        "name",
+        "log_every",
+        "optim.max_iter",
+        "checkpoint.every",
+        "checkpoint.keep",
+        "data.loader_workers",
+        "data.val_split",
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """One training run as the user asked for it."""
+
+    recipe: Recipe
+    data_root: Path
+    run_dir: Path
+    accelerator: str = "cpu"
+    workers: int = 1
+    weights: str | None = None  # initial weights; None: the recipe's `model.init`
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PreparedJob:
+    """A job whose input was checked and whose run folder stands."""
+
+    job: TrainJob
+    dataset: TrainDataset
+    info: ModelInfo
+    start: int  # updates done before, by the newest checkpoint
+
+
+def prepare(job: TrainJob, resume: Resume = "auto") -> PreparedJob:
+    """Check data, weights and output, and write `run.json`.
+
+    Raises:
+        ConfigError: workers do not fit the batch, or another recipe's run lies in the folder.
+        DataError: annotations or images are missing or malformed.
+        WeightError: the initial weights cannot be read.
+        OutputError: the run folder cannot be written, or holds a run with `resume="never"`.
+    """
+    recipe = job.recipe
+    if recipe.optim.batch_size % job.workers:
+        raise ConfigError(
+            f"a batch of {recipe.optim.batch_size} images cannot be shared by {job.workers} "
+            "workers equally",
+            where="optim.batch_size",
+            todo=f"--set optim.batch_size={_next_multiple(recipe.optim.batch_size, job.workers)}",
+        )
+    split = recipe.data.train_split
+    index = open_split(job.data_root, split)
+    dataset = TrainDataset(index, job.data_root, split, recipe.data, recipe.seed)
+    check_images_exist(index, job.data_root, split, dataset.images)
+    steps = _earlier_steps(job, index, resume)
+    if job.weights is not None and not steps:
+        from raymrcnn.weights import load_source
+
+        load_source(job.weights)
+    rundir.prepare_output(job.run_dir)
+    info = ModelInfo(
+        model=recipe.to_json()["model"],
+        categories=tuple(index.categories),
+        short_side=recipe.data.short_side,
+        long_side=recipe.data.long_side,
+    )
+    prepared = PreparedJob(job=job, dataset=dataset, info=info, start=steps[-1] if steps else 0)
+    if prepared.start < recipe.optim.max_iter:
+        write_run_json(prepared, "running")
+    return prepared
+
+
+def write_run_json(prepared: PreparedJob, status: str) -> None:
+    """Commit what the run is and how it stands; keeps the time of its first start."""
+    path = prepared.job.run_dir / rundir.RUN_JSON
+    before = rundir.read_json(path) if path.exists() else {}
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    job, index = prepared.job, prepared.dataset.index
+    document = {
+        "recipe": job.recipe.to_json(),
+        "versions": versions(),
+        "device": {"name": job.accelerator, "workers": job.workers},
+        "data": {
+            "root": str(job.data_root),
+            "train_split": job.recipe.data.train_split,
+            "fingerprint": index.fingerprint,
+            "num_images": len(prepared.dataset),
+            "categories": [[c.id, c.name] for c in index.categories],
+        },
+        "weights": job.weights,
+        "model": before.get("model"),
+        "started": before.get("started", now),
+        "updated": now,
+        "status": status,
+    }
+    rundir.write_json(path, document)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers."""
+    packages = ("raymrcnn", "torch", "torchvision", "ray", "numpy")
+    return {"python": platform.python_version(), **{p: metadata.version(p) for p in packages}}
+
+
+def _earlier_steps(job: TrainJob, index: CocoIndex, resume: Resume) -> list[int]:
+    """Steps saved by an earlier start of the same run.
+
+    Raises:
+        ConfigError, OutputError: see `prepare`.
+    """
+    path = job.run_dir / rundir.RUN_JSON
+    if not path.exists():
+        if resume == "must":
+            raise ConfigError(
+                "there is no run to go on with", where=str(job.run_dir), todo="drop --resume must"
+            )
+        return []
+    if resume == "never":
+        raise OutputError(
+            "there is a run already", where=str(job.run_dir), todo="choose another --out"
+        )
+    document = rundir.read_json(path)
+    earlier = _flat(recipe_from_json(document["recipe"]))
+    changed = [
+        f"{name} was {earlier.get(name)!r} and is {value!r}"
+        for name, value in _flat(job.recipe).items()
+        if name not in MAY_CHANGE and earlier.get(name) != value
+    ]
+    if document["data"]["fingerprint"] != index.fingerprint:
+        changed.append("the annotations are others")
+    if changed:
+        raise ConfigError(
+            f"holds a run of another kind: {'; '.join(changed[:3])}",
+            where=str(job.run_dir),
+            todo="choose another --out, or give the same options to go on",
+        )
+    return committed_steps(job.run_dir)
+
+
+def _flat(recipe: Recipe) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in recipe.to_json().items():
+        if isinstance(value, dict):
+            flat.update({f"{name}.{leaf}": v for leaf, v in value.items()})
+        else:
+            flat[name] = value
+    return flat
+
+
+def _next_multiple(number: int, of: int) -> int:
+    return -(-number // of) * of

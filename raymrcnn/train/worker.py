@@ -1,0 +1,202 @@
+"""One worker's part of a training run: build, restore, drive the loop, log, save.
+
+Without a process group it is the whole run in one process. Ray stands outside: progress goes out
+and the wish to stop comes in through the two callables of `Channel`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from raymrcnn.config import Recipe
+from raymrcnn.data.loader import train_batches
+from raymrcnn.device.numerics import seed_everything
+from raymrcnn.model.maskrcnn import MaskRCNN, build_mask_rcnn
+from raymrcnn.train.checkpoint import Checkpoint, load_newest, save_checkpoint
+from raymrcnn.train.job import PreparedJob
+from raymrcnn.train.loop import Step, training_steps
+from raymrcnn.train.metrics import Clock, MetricsWriter
+from raymrcnn.train.optim import build_optimizer, learning_rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Channel:
+    """How a worker is heard and told to stop."""
+
+    tell: Callable[[dict[str, Any]], None]  # a metrics record, or {"note": text}
+    stop_asked: Callable[[], bool]
+
+
+def train_worker(
+    prepared: PreparedJob,
+    device: torch.device,
+    channel: Channel,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+) -> int:
+    """Train until the recipe's last step, or until asked to stop; save; return the steps done.
+
+    Raises:
+        RaymrcnnError: see `training_steps`, `prepare`, `save_checkpoint`.
+    """
+    job, recipe = prepared.job, prepared.job.recipe
+    tell = channel.tell if rank == 0 else _silent
+    seed_everything(recipe.seed)
+    saved = load_newest(job.run_dir, lambda text: tell({"note": text}))
+    model = build_mask_rcnn(
+        recipe.model,
+        len(prepared.dataset.index.categories),
+        recipe.data.short_side,
+        recipe.data.long_side,
+    )
+    if saved is None:
+        _initialise(model, prepared, tell)
+    else:
+        model.load_state_dict(saved.model)
+    model.train().to(device)
+    optimizer = build_optimizer(model, recipe.optim)
+    if saved is not None:
+        optimizer.load_state_dict(saved.optimizer)
+    return _drive(prepared, model, optimizer, saved, device, channel, rank, world_size)
+
+
+def _drive(
+    prepared: PreparedJob,
+    model: MaskRCNN,
+    optimizer: torch.optim.Optimizer,
+    saved: Checkpoint | None,
+    device: torch.device,
+    channel: Channel,
+    rank: int,
+    world_size: int,
+) -> int:
+    job, recipe = prepared.job, prepared.job.recipe
+    start = saved.step if saved else 0
+    parallel = _data_parallel(model, device) if world_size > 1 else model
+    batches = train_batches(
+        prepared.dataset,
+        recipe.seed,
+        recipe.optim.batch_size,
+        rank,
+        world_size,
+        start,
+        recipe.data.loader_workers,
+    )
+    steps = training_steps(
+        parallel,
+        batches,
+        optimizer,
+        lambda step: learning_rate(recipe.optim, step),
+        start=start,
+        stop=recipe.optim.max_iter,
+        device=device,
+        seed=recipe.seed,
+        rank=rank,
+        clip_grad_norm=recipe.optim.clip_grad_norm,
+        check_every=_check_every(recipe, device),
+    )
+    agreed = _Agreement(world_size)
+    writer = MetricsWriter(job.run_dir, start) if rank == 0 else None
+    clock = Clock(seconds_before=writer.seconds_before if writer else 0.0)
+    done = start
+    try:
+        for step in steps:
+            done = step.index
+            clock.tick(step.data_wait_s)
+            stopping = agreed.any(channel.stop_asked() if rank == 0 else False)
+            last = done == recipe.optim.max_iter or stopping
+            if done % recipe.log_every == 0 or last:
+                losses = _mean_losses(step, world_size)
+                if writer is not None:
+                    record = _record(step, losses, clock, len(prepared.dataset), recipe)
+                    writer.write(record)
+                    channel.tell(record)
+            if rank == 0 and (done % recipe.checkpoint.every == 0 or last):
+                save_checkpoint(
+                    job.run_dir,
+                    done,
+                    model.state_dict(),
+                    optimizer.state_dict(),
+                    prepared.info,
+                    recipe.checkpoint.keep,
+                )
+            if last:
+                break
+    finally:
+        batches.close()  # type: ignore[attr-defined]  # a generator: ends its threads or processes
+        if writer is not None:
+            writer.close()
+    return done
+
+
+def _initialise(model: MaskRCNN, prepared: PreparedJob, tell: Callable[..., None]) -> None:
+    weights, config = prepared.job.weights, prepared.job.recipe.model
+    if weights is not None:
+        source = load_source(weights)
+        report = load_into(model, source.state, allow_new_heads=True)
+        tell({"note": f"weights from {source.description}: {report.summary()}"})
+    elif config.init == "imagenet":
+        backbone_init(model, config)
+
+
+def _data_parallel(model: MaskRCNN, device: torch.device) -> nn.Module:
+    # Every loss has a graph to every trainable parameter, whatever the batch holds, so no search
+    # for unused parameters is needed; and the only buffers are statistics that never change.
+    ids = None if device.type == "cpu" else [device]
+    return nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+
+
+def _check_every(recipe: Recipe, device: torch.device) -> int:
+    """On the CPU each step; elsewhere as often as the losses are fetched anyway.
+
+    Divides `checkpoint.every`, so that no checkpoint holds what a non-finite loss has spoilt.
+    """
+    if device.type == "cpu":
+        return 1
+    return next(n for n in range(recipe.log_every, 0, -1) if recipe.checkpoint.every % n == 0)
+
+
+class _Agreement:
+    """A yes of any rank becomes the yes of all, over the host's network: no device waits."""
+
+    def __init__(self, world_size: int) -> None:
+        self._group = dist.new_group(backend="gloo") if world_size > 1 else None
+
+    def any(self, mine: bool) -> bool:
+        if self._group is None:
+            return mine
+        flag = torch.tensor([int(mine)])
+        dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._group)
+        return bool(flag.item())
+
+
+def _mean_losses(step: Step, world_size: int) -> dict[str, float]:
+    values = torch.stack(list(step.losses.values()))
+    if world_size > 1:
+        dist.all_reduce(values)
+        values = values / world_size
+    return dict(zip(step.losses, values.tolist(), strict=True))
+
+
+def _record(
+    step: Step, losses: dict[str, float], clock: Clock, num_images: int, recipe: Recipe
+) -> dict[str, Any]:
+    return {
+        "step": step.index,
+        "epoch": step.index * recipe.optim.batch_size / num_images,
+        "lr": step.learning_rate,
+        "loss": sum(losses.values()),
+        **losses,
+        **clock.lap(recipe.optim.batch_size),
+    }
+
+
+def _silent(record: dict[str, Any]) -> None:
+    """What a rank other than 0 tells."""
