@@ -1,0 +1,178 @@
+"""The training part of the page: losses, learning rate, throughput."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from raymrcnn.report.charts import Floats, Line, line_chart, number, smooth
+from raymrcnn.report.collect import Metrics, Run, mapping
+from raymrcnn.report.markup import Markup, el, join, markup
+from raymrcnn.report.parts import Section, count, table
+
+# The five losses of Mask R-CNN, in the order of the network.
+LOSSES = {
+    "loss_objectness": "RPN objectness",
+    "loss_rpn_box_reg": "RPN boxes",
+    "loss_classifier": "Classes",
+    "loss_box_reg": "Boxes",
+    "loss_mask": "Masks",
+}
+
+
+def smoothing_window(num_lines: int) -> int:
+    """Logged steps that a smoothed line takes the mean of: a thirtieth of all, odd."""
+    return max(3, num_lines // 30) | 1
+
+
+def training_section(run: Run | None) -> Section:
+    """Curves over the steps of a run."""
+    absent = Section(key="training", title="Training")
+    if run is None:
+        return _because(absent, "no run folder was given")
+    metrics = run.metrics
+    if metrics is None:
+        return _because(absent, "the run has no metrics.jsonl with a readable line")
+    window = smoothing_window(len(metrics))
+    marks = [(float(step), f"resumed at step {step}") for step in metrics.resumed_at]
+    large = [
+        _loss_chart(metrics, "loss", "Total loss", window, marks, (760, 300)),
+        _rate_chart(metrics, marks),
+    ]
+    small = [
+        _loss_chart(metrics, name, title, window, (), (300, 200)) for name, title in LOSSES.items()
+    ]
+    speed = _speed_charts(metrics, window)
+    groups = [("main", large), ("five", small), ("pair", speed)]
+    grids = [
+        el("div", join(chart for chart in charts if chart), class_=f"grid {shape}")
+        for shape, charts in groups
+        if any(charts)
+    ]
+    return Section(
+        key="training",
+        title="Training",
+        body=markup(el("p", _lead(metrics, window), class_="lead"), *grids),
+    )
+
+
+def last_loss(metrics: Metrics) -> float:
+    """The total loss at the end, smoothed as in the chart; NaN if it was not logged."""
+    loss = metrics.column("loss")
+    return float("nan") if loss is None else float(_smoothed(loss, metrics)[-1])
+
+
+def recipe_details(run: Run) -> Markup:
+    """All fields of the recipe, folded away."""
+    rows = [
+        markup(el("th", el("code", path), scope="row"), el("td", el("code", text)))
+        for path, text in _fields(mapping(run.document.get("recipe")), "")
+    ]
+    if not rows:
+        return Markup()
+    head = [el("th", "Field", scope="col"), el("th", "Value", scope="col")]
+    body = el("div", table(head, rows, class_="fields"), class_="scroll", tabindex=0)
+    return el("details", el("summary", f"The whole recipe ({len(rows)} fields)"), body)
+
+
+def _because(section: Section, why: str) -> Section:
+    return Section(key=section.key, title=section.title, why_absent=why)
+
+
+def _lead(metrics: Metrics, window: int) -> str:
+    text = (
+        f"{count(len(metrics), 'logged step')}. Faint: each of them; strong: the mean of "
+        f"{window} around each."
+    )
+    if metrics.resumed_at:
+        steps = ", ".join(str(step) for step in metrics.resumed_at[:8])
+        more = " and later" if len(metrics.resumed_at) > 8 else ""
+        text += f" Vertical lines: the run was resumed at step {steps}{more}."
+    if metrics.num_unreadable:
+        text += f" {count(metrics.num_unreadable, 'line')} of metrics.jsonl could not be read."
+    return text
+
+
+def _loss_chart(
+    metrics: Metrics,
+    name: str,
+    title: str,
+    window: int,
+    marks: Any,
+    size: tuple[float, float],
+) -> Markup:
+    loss = metrics.column(name)
+    if loss is None:
+        return Markup()
+    step = metrics.columns["step"]
+    mean = _smoothed(loss, metrics)
+    return line_chart(
+        [
+            Line(name="logged", x=step, y=loss, style="raw", legend=False),
+            Line(name="smoothed", x=step, y=mean, style="s1", legend=False),
+        ],
+        title=title,
+        note=f"ends at {number(float(mean[-1]))}",
+        x_label="step",
+        size=size,
+        marks=marks,
+        tip=lambda i: (
+            f"step {step[i]:.0f}: {number(float(loss[i]))}, smoothed {number(float(mean[i]))}"
+        ),
+    )
+
+
+def _rate_chart(metrics: Metrics, marks: Any) -> Markup:
+    rate = metrics.column("lr")
+    if rate is None:
+        return Markup()
+    return line_chart(
+        [Line(name="lr", x=metrics.columns["step"], y=rate, style="s3")],
+        title="Learning rate",
+        note=f"highest {number(float(np.nanmax(rate)))}",
+        x_label="step",
+        size=(460, 300),
+        y_range=(0.0, float(np.nanmax(rate)) * 1.08 or 1.0),
+        marks=marks,
+    )
+
+
+def _speed_charts(metrics: Metrics, window: int) -> list[Markup]:
+    charts = []
+    for name, title, style in (
+        ("images_per_s", "Throughput, images/s", "s3"),
+        ("data_wait_s", "Waiting for data, s a step", "s2"),
+    ):
+        values = metrics.column(name)
+        if values is None:
+            continue
+        step = metrics.columns["step"]
+        charts.append(
+            line_chart(
+                [
+                    Line(name="logged", x=step, y=values, style="raw", legend=False),
+                    Line(name=title, x=step, y=smooth(values, window), style=style, legend=False),
+                ],
+                title=title,
+                note=f"median {number(float(np.nanmedian(values)))}",
+                x_label="step",
+                size=(600, 220),
+            )
+        )
+    return charts
+
+
+def _smoothed(values: Floats, metrics: Metrics) -> Floats:
+    return smooth(values, smoothing_window(len(metrics)))
+
+
+def _fields(document: dict[str, Any], prefix: str) -> list[tuple[str, str]]:
+    rows = []
+    for name, value in document.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, dict):
+            rows += _fields(value, f"{path}.")
+        else:
+            rows.append((path, str(value)[:200]))
+    return rows
