@@ -1,0 +1,243 @@
+"""Scores of what lies in files: the parts of a predictions folder, or a COCO results file.
+
+Works in one process and reads a few hundred images at a time; `on_ray` spreads the same functions
+over a cluster. This module refuses predictions in which an image comes twice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raymrcnn.errors import DataError
+from raymrcnn.masks import segmentation_to_rle
+from raymrcnn.rows import coco_results, iter_detections
+from raymrcnn.rundir import PART_GLOB
+from raymrcnn.score.coco import IOU_TYPES, Matcher, Scores, merge
+from raymrcnn.score.truth import GroundTruth, Ints, rows_of, some_ids
+
+# Which images count: all of the ground truth, those without a row having no detections; or only
+# those that were predicted, as after `--limit`.
+Images = Literal["all", "predicted"]
+State = dict[str, bytes]
+
+_IMAGES_AT_ONCE = 256
+
+
+def score_parts(
+    paths: Sequence[Path],
+    truth: GroundTruth,
+    *,
+    images: Images = "all",
+    iou_types: Sequence[str] = IOU_TYPES,
+) -> Scores:
+    """The scores of parquet files that `raymrcnn infer` wrote.
+
+    Raises:
+        DataError: a file cannot be read, an image comes twice or is unknown, or a detection or an
+            annotation is malformed.
+    """
+    state, found = match_parts(paths, truth, iou_types)
+    refuse_repeated(found, str(paths[0].parent) if paths else "predictions")
+    states = [state]
+    if images == "all":
+        rest = undetected(truth, found)
+        states.append(match_undetected(rest, truth, iou_types))
+    return merge(states)
+
+
+def part_files(folder: Path) -> list[Path]:
+    """The results files of a predictions folder, sorted by name.
+
+    Raises:
+        DataError: there are none.
+    """
+    found = sorted(folder.glob(PART_GLOB))
+    if not found:
+        raise DataError(
+            f"no {PART_GLOB} in it" if folder.is_dir() else "no such folder",
+            where=str(folder),
+            todo="give a folder that `raymrcnn infer` wrote",
+        )
+    return found
+
+
+def match_parts(
+    paths: Iterable[Path], truth: GroundTruth, iou_types: Sequence[str]
+) -> tuple[State, Ints]:
+    """The state of the images in some files, and their ids in the order of the files."""
+    matcher = Matcher(truth.categories, iou_types)
+    found = [np.zeros(0, np.int64)]
+    for path in paths:
+        for table in _tables(path):
+            rows = list(iter_detections(table, str(path)))
+            ids = np.array([row.image_id for row in rows], np.int64)
+            refuse_repeated(ids, str(path))
+            truth_images, annotations = truth.to_coco_dicts(rows_of(truth, ids, str(path)))
+            detections = [entry for row in rows for entry in coco_results(row)]
+            matcher.update(truth_images, annotations, detections, str(path), truth.path)
+            found.append(ids)
+    return matcher.state(), np.concatenate(found)
+
+
+def match_undetected(rows: Ints, truth: GroundTruth, iou_types: Sequence[str]) -> State:
+    """The state of images, given by their rows, in which nothing was detected."""
+    matcher = Matcher(truth.categories, iou_types)
+    for i in range(0, len(rows), _IMAGES_AT_ONCE):
+        matcher.update(*truth.to_coco_dicts(rows[i : i + _IMAGES_AT_ONCE]), [], truth=truth.path)
+    return matcher.state()
+
+
+def undetected(truth: GroundTruth, found: Ints) -> Ints:
+    """The rows of the images that are not among those found."""
+    return np.flatnonzero(~np.isin(truth.image_ids, found))
+
+
+def refuse_repeated(ids: Ints, where: str) -> None:
+    """Refuse predictions that hold an image more than once.
+
+    Raises:
+        DataError: naming the images.
+    """
+    unique, times = np.unique(ids, return_counts=True)
+    if len(unique) < len(ids):
+        raise DataError(
+            f"images come more than once: {some_ids(unique[times > 1])}",
+            where=where,
+            todo="remove what another run left in the folder",
+        )
+
+
+def _tables(path: Path) -> Iterable[pa.Table]:
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(_IMAGES_AT_ONCE):
+                yield pa.Table.from_batches([batch])
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"cannot be read ({reason})", where=str(path)) from None
+
+
+class _Rle(msgspec.Struct):
+    size: tuple[int, int]
+    counts: str | list[int]
+
+
+class _Result(msgspec.Struct):
+    image_id: int
+    category_id: int
+    score: float
+    bbox: tuple[float, float, float, float] | None = None
+    segmentation: _Rle | list[list[float]] | None = None
+
+
+def score_coco_json(
+    truth: GroundTruth,
+    path: Path,
+    *,
+    images: Images = "all",
+    iou_types: Sequence[str] | None = None,
+) -> Scores:
+    """The scores of a COCO results file: a list of image_id, category_id, score and bbox or mask.
+
+    Args:
+        truth: the ground truth.
+        path: of the results file.
+        images: "all", or "predicted" for those that the file names.
+        iou_types: what to score; by default what all results have.
+
+    Raises:
+        DataError: the file cannot be read or is malformed, or as `score_parts`.
+    """
+    results = _read_results(path)
+    kinds = _kinds(results, iou_types, str(path))
+    of_image: dict[int, list[_Result]] = defaultdict(list)
+    for result in results:
+        of_image[result.image_id].append(result)
+    predicted = rows_of(truth, sorted(of_image), str(path))
+    rows = np.arange(len(truth.image_ids)) if images == "all" else predicted
+    matcher = Matcher(truth.categories, kinds)
+    for i in range(0, max(1, len(rows)), _IMAGES_AT_ONCE):
+        listed, annotations = truth.to_coco_dicts(rows[i : i + _IMAGES_AT_ONCE])
+        detections = [
+            _entry(result, image, str(path))
+            for image in listed
+            for result in of_image.get(image["id"], ())
+        ]
+        matcher.update(listed, annotations, detections, str(path), truth.path)
+    return merge([matcher.state()])
+
+
+def _read_results(path: Path) -> list[_Result]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from None
+    try:
+        return msgspec.json.decode(content, type=list[_Result])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DataError(
+            _said(str(error), content),
+            where=str(path),
+            todo="give a COCO results file: a list of "
+            "{image_id, category_id, score, bbox or segmentation}",
+        ) from None
+
+
+def _said(message: str, content: bytes) -> str:
+    """A decoder's message in words: where, then what."""
+    at = re.search(r"\(byte (\d+)\)", message)
+    if at and re.match(rb"-?(NaN|Infinity)", content[int(at[1]) :]):
+        return f"a number at byte {at[1]} is not finite"
+    if "truncated" in message:
+        return f"the JSON is cut short: it ends within a value at byte {len(content)}"
+    found = re.fullmatch(r"(.*) - at `\$(.*)`", message, re.DOTALL)
+    what, place = found.groups() if found else (message, "")
+    return f"{place.strip('.') or 'top level'}: {what[:1].lower()}{what[1:]}"
+
+
+def _kinds(results: list[_Result], iou_types: Sequence[str] | None, where: str) -> Sequence[str]:
+    lacking = {
+        "bbox": next((i for i, r in enumerate(results) if r.bbox is None), None),
+        "segm": next((i for i, r in enumerate(results) if not r.segmentation), None),
+    }
+    kinds = [k for k in IOU_TYPES if lacking[k] is None] if iou_types is None else iou_types
+    for kind in kinds:
+        i = lacking[kind]
+        if i is not None:
+            name = "bbox" if kind == "bbox" else "segmentation"
+            raise DataError(
+                f"detection {i} (image {results[i].image_id}) has no {name}", where=where
+            )
+    if not kinds:
+        raise DataError(
+            "the detections have neither all a bbox nor all a segmentation", where=where
+        )
+    return kinds
+
+
+def _entry(result: _Result, image: dict[str, Any], where: str) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "image_id": result.image_id,
+        "category_id": result.category_id,
+        "score": result.score,
+    }
+    if result.bbox is not None:
+        entry["bbox"] = list(result.bbox)
+    mask = result.segmentation
+    if isinstance(mask, _Rle) and isinstance(mask.counts, str):
+        entry["segmentation"] = {"size": list(mask.size), "counts": mask.counts}
+    elif mask:
+        form = {"size": mask.size, "counts": mask.counts} if isinstance(mask, _Rle) else mask
+        height, width = image["height"], image["width"]
+        counts = segmentation_to_rle(form, height, width, f"{where}: image {result.image_id}")
+        entry["segmentation"] = {"size": [height, width], "counts": counts}
+    return entry

@@ -1,0 +1,128 @@
+"""Scoring on a cluster: each task matches a few files, the driver merges their small states.
+
+Ground truth travels to each node once, through the object store; detections never do, they are
+read where they are matched. The driver holds the states alone, some 800 bytes an image.
+This module refuses to start Ray: the caller did.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from raymrcnn.errors import RaymrcnnError
+from raymrcnn.score.coco import IOU_TYPES, Scores, merge
+from raymrcnn.score.files import (
+    Images,
+    State,
+    match_parts,
+    match_undetected,
+    part_files,
+    refuse_repeated,
+    undetected,
+)
+from raymrcnn.score.truth import GroundTruth, Ints
+
+_TASKS_PER_CPU = 4  # small enough tasks that no core waits long for the last one
+_MOST_FILES = 16
+_UNDETECTED_AT_ONCE = 4096
+
+
+def score_predictions(
+    folder: Path,
+    truth: GroundTruth,
+    *,
+    images: Images = "all",
+    iou_types: Sequence[str] = IOU_TYPES,
+    max_tasks: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Scores:
+    """The scores of a predictions folder, matched in Ray tasks of one CPU each.
+
+    Args:
+        folder: with `part-*.parquet`, at the same path on all nodes.
+        truth: the ground truth; it is pickled once.
+        images: "all" counts images without a row as images without detections, "predicted"
+            leaves them out.
+        iou_types: "bbox", "segm" or both.
+        max_tasks: how many run at a time; by default one for each CPU of the cluster.
+        progress: called with the number of files that are done, and of all.
+
+    Raises:
+        DataError: as `score_parts`.
+    """
+    paths = part_files(folder)
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    at_once = max_tasks or max(1, int(resources.get("CPU", 1)))
+    truth_ref = ray.put(truth)
+    size = min(_MOST_FILES, max(1, len(paths) // (_TASKS_PER_CPU * at_once)))
+    groups = [paths[i : i + size] for i in range(0, len(paths), size)]
+
+    states: list[State] = []
+    found: list[Ints] = []
+    done = 0
+    calls = ((group, truth_ref, tuple(iou_types)) for group in groups)
+    for state, ids, num_files in _run(_match_parts, calls, at_once):
+        states.append(state)
+        found.append(ids)
+        done += num_files
+        if progress:
+            progress(done, len(paths))
+    predicted = np.concatenate(found)
+    refuse_repeated(predicted, str(folder))
+    if images == "all":
+        rows = undetected(truth, predicted)
+        pieces = [
+            rows[i : i + _UNDETECTED_AT_ONCE] for i in range(0, len(rows), _UNDETECTED_AT_ONCE)
+        ]
+        empty = ((piece, truth_ref, tuple(iou_types)) for piece in pieces)
+        states.extend(_run(_match_undetected, empty, at_once))
+    return merge(states)
+
+
+@ray.remote(num_cpus=1)
+def _match_parts(
+    paths: Sequence[Path], truth: GroundTruth, iou_types: Sequence[str]
+) -> tuple[State, Ints, int]:
+    _one_thread()
+    state, ids = match_parts(paths, truth, iou_types)
+    return state, ids, len(paths)
+
+
+@ray.remote(num_cpus=1)
+def _match_undetected(rows: Ints, truth: GroundTruth, iou_types: Sequence[str]) -> State:
+    _one_thread()
+    return match_undetected(rows, truth, iou_types)
+
+
+def _one_thread() -> None:
+    """Keep the matcher to the one CPU that its task asked for."""
+    os.environ.setdefault("RAYON_NUM_THREADS", "1")
+
+
+def _run(function: Any, calls: Iterable[tuple[Any, ...]], at_once: int) -> Iterator[Any]:
+    """Results of remote calls as they come, never more than `at_once` under way."""
+    waiting = iter(calls)
+    running: list[Any] = []
+    try:
+        while True:
+            for arguments in waiting:
+                running.append(function.remote(*arguments))
+                if len(running) >= at_once:
+                    break
+            if not running:
+                return
+            (ready, *_), running = ray.wait(running, num_returns=1)
+            yield ray.get(ready)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, RaymrcnnError):
+            raise error.cause from None
+        raise
+    finally:
+        for call in running:
+            ray.cancel(call)
