@@ -20,7 +20,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.transform import resize_boxes
 
 from raymrcnn.config import ModelConfig
-from raymrcnn.model.backbone import STAGES, STRIDES, build_backbone, group_norm
+from raymrcnn.model.backbone import STAGES, STRIDES, PyramidBackbone, build_backbone, group_norm
 from raymrcnn.model.conventions import CONVENTIONS, Conventions
 from raymrcnn.model.heads import BoxAndMaskHeads, BoxPredictor, MaskPredictor, ProposalHead
 from raymrcnn.model.pooling import PyramidPool
@@ -57,7 +57,11 @@ class MaskRCNN(nn.Module):
     """
 
     def __init__(
-        self, transform: nn.Module, backbone: nn.Module, rpn: nn.Module, roi_heads: nn.Module
+        self,
+        transform: ImageTransform,
+        backbone: PyramidBackbone,
+        rpn: RegionProposalNetwork,
+        roi_heads: BoxAndMaskHeads,
     ) -> None:
         super().__init__()
         self.transform = transform
@@ -119,6 +123,11 @@ class MaskRCNN(nn.Module):
             for one, resized, image in zip(found, batch.image_sizes, images, strict=True)
         ]
 
+    def limit_detections(self, score_threshold: float, max_detections: int) -> None:
+        """Keep detections that score above the threshold, and of an image the best so many."""
+        self.roi_heads.score_thresh = score_threshold
+        self.roi_heads.detections_per_img = max_detections
+
     def _zero_losses(self) -> dict[str, Tensor]:
         parts = [p.sum() for p in self.parameters() if p.requires_grad]
         zero = torch.stack(parts).sum() * 0.0
@@ -168,7 +177,7 @@ def build_mask_rcnn(
     )
 
 
-def _build_rpn(config: ModelConfig, sheet: Conventions) -> nn.Module:
+def _build_rpn(config: ModelConfig, sheet: Conventions) -> RegionProposalNetwork:
     anchors = AnchorGenerator(
         tuple((size,) for size in config.anchor_sizes),
         (config.aspect_ratios,) * len(config.anchor_sizes),
@@ -187,12 +196,12 @@ def _build_rpn(config: ModelConfig, sheet: Conventions) -> nn.Module:
     )
     rpn.box_coder = BoxCoder(sheet.rpn_box_weights, sheet.max_log_size_delta)
     rpn.min_size = sheet.rpn_min_box_side
-    return rpn  # type: ignore[no-any-return]
+    return rpn
 
 
 def _build_roi_heads(
     config: ModelConfig, sheet: Conventions, num_classes: int, limits: dict[str, Any]
-) -> nn.Module:
+) -> BoxAndMaskHeads:
     channels, mask_channels = config.fpn_channels, config.mask_head_channels
     heads = BoxAndMaskHeads(
         min_box_side=sheet.min_box_side,
@@ -239,7 +248,6 @@ def trainable_summary(model: MaskRCNN) -> dict[str, Any]:
         statistics).
     """
     body = model.backbone.body
-    assert isinstance(body, nn.Module)
     parameters = list(model.parameters())
     frozen = [
         stage
