@@ -63,6 +63,9 @@ class ImageRef:
     image_id: int
     file_name: str  # as in the annotations, or relative to the folder that was given
     uri: str  # a path or URI to read it from
+    # Pixels as its annotations say, which tells the frame they were drawn in; 0: no annotations.
+    width: int = 0
+    height: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

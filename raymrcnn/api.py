@@ -1,0 +1,316 @@
+"""The public Python API, which the command line calls too: one function a job.
+
+Paths may be relative; they are taken from the current folder. Nothing here prints.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Union
+
+from raymrcnn import rundir
+from raymrcnn.config import Recipe
+from raymrcnn.data.coco import CocoIndex, open_split
+from raymrcnn.data.images import decode_image
+from raymrcnn.device.accelerator import CPU, Accelerator, num_cards, pick
+from raymrcnn.errors import ConfigError, DeviceError
+from raymrcnn.infer.job import InferJob, load_predictor
+from raymrcnn.infer.job import prepare as prepare_infer
+from raymrcnn.infer.labeler import BlockSummary
+from raymrcnn.recipes import recipe_named
+from raymrcnn.score.coco import Scores
+from raymrcnn.structures import Detections, ImageRef
+from raymrcnn.train.job import Resume, TrainJob, write_run_json
+from raymrcnn.train.job import prepare as prepare_train
+
+Path_ = Union[str, "os.PathLike[str]"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """How a training run stands."""
+
+    run_dir: Path
+    step: int  # updates done
+    status: str  # "complete" or "interrupted"
+    resumed_from: int  # updates done before this start
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferResult:
+    """How a prediction job ended."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    scores: Scores | dict[str, Any] | None
+    already_done: bool  # nothing was left to do
+
+
+def train(
+    data: Path_,
+    recipe: str | Recipe = "r50_fpn_1x",
+    *,
+    out: Path_,
+    workers: int = 0,
+    device: str = "auto",
+    weights: str | None = None,
+    resume: Resume = "auto",
+    cluster: str | None = None,
+    on_start: Callable[[TrainJob, int], None] | None = None,
+    on_news: Callable[[dict[str, Any]], None] | None = None,
+    stop: threading.Event | None = None,
+) -> TrainResult:
+    """Train on a COCO data set; the same call again goes on where the last one ended.
+
+    Args:
+        data: root of the data set.
+        recipe: its name, or a recipe of your own.
+        out: the run folder.
+        workers: processes, one a card; 0: every card, and 1 on a CPU.
+        device: auto, cpu, cuda or mlu.
+        weights: initial weights: a file, a run folder or a torchvision weight name.
+        resume: auto; never: refuse a folder with a run; must: refuse one without.
+        cluster: HOST:PORT of a Ray cluster, or auto; None: this machine.
+        on_start: called with the job and the updates done before, once all input was checked.
+        on_news: called with each metrics record, and with {"note": text}.
+        stop: set it to have the run saved and ended.
+
+    Raises:
+        RaymrcnnError: see its kinds.
+    """
+    from raymrcnn.train.on_ray import run_training
+
+    accelerator = pick(device) if cluster is None else _named(device)
+    job = TrainJob(
+        recipe=recipe_named(recipe) if isinstance(recipe, str) else recipe,
+        data_root=rundir.local_path(data, "--data"),
+        run_dir=rundir.local_path(out, "--out"),
+        accelerator=accelerator.name,
+        workers=_num_workers(workers, accelerator, cluster),
+        weights=_absolute(weights),
+    )
+    prepared = prepare_train(job, resume)
+    last = job.recipe.optim.max_iter
+    if on_start is not None:
+        on_start(job, prepared.start)
+    if prepared.start >= last:
+        return _train_result(job, prepared.start, "complete", prepared.start)
+    try:
+        step = run_training(
+            prepared,
+            cluster=cluster,
+            on_news=on_news or (lambda item: None),
+            stop=stop or threading.Event(),
+        )
+    except BaseException:
+        write_run_json(prepared, "failed")
+        raise
+    status = "complete" if step >= last else "interrupted"
+    write_run_json(prepared, status)
+    return _train_result(job, step, status, prepared.start)
+
+
+def infer(
+    weights: str,
+    out: Path_,
+    *,
+    data: Path_ | None = None,
+    split: str = "val2017",
+    images: Sequence[str] = (),
+    score: bool = True,
+    workers: int = 0,
+    device: str = "auto",
+    batch_size: int = 32,
+    dtype: str = "float32",
+    score_threshold: float = 0.05,
+    max_detections: int = 100,
+    max_failures: int = -1,
+    limit: int = 0,
+    cluster: str | None = None,
+    on_start: Callable[[int, int], None] | None = None,
+    on_block: Callable[[BlockSummary], None] | None = None,
+) -> InferResult:
+    """Label images; the same call again goes on where the last one ended.
+
+    Args:
+        weights: a file, a run folder or a torchvision weight name.
+        out: the predictions folder.
+        data: root of a COCO data set, or None with `images`.
+        split: of that data set.
+        images: folders, globs, list files and image files.
+        score: whether a split is scored against its annotations at the end.
+        workers: actors, one a card; 0: every card, and 1 on a CPU.
+        device: auto, cpu, cuda or mlu.
+        batch_size: images a card takes at once.
+        dtype: float32, float16 or bfloat16.
+        score_threshold: a detection must score above.
+        max_detections: kept of an image.
+        max_failures: images that may fail before the job stops; -1: any number.
+        limit: only the first so many images; 0: all.
+        cluster: HOST:PORT of a Ray cluster, or auto; None: this machine.
+        on_start: called with the number of images and of those done before.
+        on_block: called as each block of images is committed.
+
+    Raises:
+        RaymrcnnError: see its kinds.
+    """
+    from raymrcnn.infer.on_ray import run_inference
+
+    accelerator = pick(device) if cluster is None else _named(device)
+    prepared = prepare_infer(
+        InferJob(
+            weights=_absolute(weights) or weights,
+            out=rundir.local_path(out, "--out"),
+            data_root=None if data is None else rundir.local_path(data, "--data"),
+            split=split,
+            images=tuple(images),
+            score=score,
+            accelerator=accelerator.name,
+            workers=_num_workers(workers, accelerator, cluster),
+            batch_size=batch_size,
+            dtype=dtype,
+            score_threshold=score_threshold,
+            max_detections=max_detections,
+            max_failures=max_failures,
+            limit=limit,
+        )
+    )
+    before = prepared.predictions
+    if on_start is not None:
+        done = sum(len(before.rows_of(block)) for block in before.done())
+        on_start(int(before.manifest["num_images"]), done)
+    after, scores = run_inference(
+        prepared, cluster=cluster, on_block=on_block or (lambda summary: None)
+    )
+    kept = after.folder / rundir.SCORES
+    return InferResult(
+        folder=after.folder,
+        manifest=after.manifest,
+        scores=scores or (rundir.read_json(kept) if kept.exists() else None),
+        already_done=before.complete and scores is None,
+    )
+
+
+def predict(
+    images: Sequence[Path_],
+    weights: str,
+    *,
+    device: str = "auto",
+    dtype: str = "float32",
+    score_threshold: float = 0.05,
+    max_detections: int = 100,
+) -> list[Detections]:
+    """Detections of a few images, in this process and without Ray.
+
+    Raises:
+        RaymrcnnError: an image or the weights cannot be read, or the device lacks the dtype.
+    """
+    accelerator = pick(device)
+    predictor = load_predictor(weights, accelerator, dtype, score_threshold, max_detections)
+    found = []
+    for k, path in enumerate(images, start=1):
+        ref = ImageRef(image_id=k, file_name=os.path.basename(path), uri=os.fspath(path))
+        found += predictor.predict([decode_image(path)], [ref])
+    return found
+
+
+def score(
+    predictions: Path_,
+    *,
+    annotations: Path_ | None = None,
+    data: Path_ | None = None,
+    split: str | None = None,
+    workers: int = 0,
+    cluster: str | None = None,
+) -> Scores:
+    """COCO scores of a predictions folder or a COCO results file.
+
+    Args:
+        predictions: a folder that `infer` wrote, whose `scores.json` is renewed, or a JSON file.
+        annotations: an annotation file; or
+        data: the root of a data set, with
+        split: of it; with none of the three those that the folder was made from.
+        workers: Ray tasks at once; 0: as the cluster has room.
+        cluster: HOST:PORT of a Ray cluster, or auto; None: this machine.
+
+    Raises:
+        RaymrcnnError: something is missing, malformed, or does not fit together.
+    """
+    from raymrcnn.device.on_ray import ray_session
+    from raymrcnn.score.files import score_coco_json
+    from raymrcnn.score.on_ray import score_predictions
+
+    source = rundir.local_path(predictions, "--predictions")
+    manifest = source / rundir.MANIFEST
+    about = rundir.read_json(manifest) if manifest.exists() else {}
+    truth = _truth(source, about, annotations, data, split)
+    if source.is_file():
+        return score_coco_json(truth, source)
+    options = about.get("fingerprint", {})
+    with ray_session(cluster, CPU, 1):
+        scores = score_predictions(
+            source,
+            truth,
+            images="predicted" if options.get("limit") else "all",
+            max_tasks=workers or None,
+        )
+    rundir.write_json(source / rundir.SCORES, scores.to_json())
+    return scores
+
+
+def _truth(
+    source: Path,
+    about: dict[str, Any],
+    annotations: Path_ | None,
+    data: Path_ | None,
+    split: str | None,
+) -> CocoIndex:
+    if annotations is not None:
+        return CocoIndex.open(rundir.local_path(annotations, "--annotations"))
+    made_from = about.get("data") or {}
+    root = data or made_from.get("root")
+    if root is None:
+        raise ConfigError(
+            "there is nothing to score against",
+            where=str(source),
+            todo="give --annotations FILE, or --data DIR --split NAME",
+        )
+    return open_split(rundir.local_path(root, "--data"), split or made_from.get("split", "val2017"))
+
+
+def _train_result(job: TrainJob, step: int, status: str, before: int) -> TrainResult:
+    return TrainResult(run_dir=job.run_dir, step=step, status=status, resumed_from=before)
+
+
+def _named(device: str) -> Accelerator:
+    """The accelerator of a cluster, which this machine need not have."""
+    from raymrcnn.device.accelerator import ROWS
+
+    return pick(device) if device == "auto" or device not in ROWS else ROWS[device]
+
+
+def _num_workers(asked: int, accelerator: Accelerator, cluster: str | None) -> int:
+    if asked < 0:
+        raise ConfigError(f"{asked} is negative", where="--workers")
+    if asked:
+        there = num_cards(accelerator)
+        if cluster is None and accelerator is not CPU and asked > there:
+            raise DeviceError(
+                f"{asked} workers need {asked} {accelerator.name} cards, and this machine has "
+                f"{there}",
+                where="--workers",
+                todo=f"ask for at most {there}, or join a cluster with --cluster",
+            )
+        return asked
+    return num_cards(accelerator)
+
+
+def _absolute(weights: str | None) -> str | None:
+    """Workers run in folders of their own: a path must not depend on the current one."""
+    if weights is not None and os.path.exists(weights):
+        return os.path.abspath(weights)
+    return weights

@@ -1,0 +1,81 @@
+"""`raymrcnn data`: make and check data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raymrcnn.cli.options import Json
+from raymrcnn.cli.show import ProgressLine, print_json, print_table
+
+app = typer.Typer(no_args_is_help=True, help="Make and check data sets.")
+
+WRONG_INPUT = 2
+FINDINGS_SHOWN = 20
+
+
+@app.command()
+def synth(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Root of the new data set.")],
+    images: Annotated[
+        int, typer.Option(min=2, help="Images in all: four for training to one for validation.")
+    ] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything in it.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Write a small made-up data set in COCO's layout, with exact masks.
+
+    Example: raymrcnn data synth --out made-up --images 400
+    """
+    from raymrcnn.data.synthetic import write_synthetic
+
+    summary = write_synthetic(out.expanduser().absolute(), images, seed)
+    if as_json:
+        print_json(summary.to_json())
+    else:
+        there = "is there already" if summary.reused else "written"
+        typer.echo(f"{summary.num_train_images} images for training and {summary.num_val_images} "
+                   f"for validation {there}: {summary.root}")  # fmt: skip
+
+
+@app.command()
+def verify(
+    data: Annotated[Path, typer.Option(metavar="DIR", help="Root of a COCO data set.")],
+    split: Annotated[str, typer.Option(help="Split to check.")] = "train2017",
+    decode: Annotated[
+        bool, typer.Option(help="Decode every image, or only look whether it is there.")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Look at every image and annotation of a split and list all that is wrong.
+
+    Exits with 2 if a run would stop at a finding.
+
+    Example: raymrcnn data verify --data coco --split train2017
+    """
+    from raymrcnn.data.verify import verify as look
+
+    progress = ProgressLine(quiet=as_json)
+    result = look(
+        data.expanduser().absolute(), split, decode,
+        progress=lambda done, total: progress.show(f"{done}/{total} images", last=done >= total),
+    )  # fmt: skip
+    progress.close()
+    errors = [finding for finding in result.findings if finding.is_error]
+    if as_json:
+        print_json(result.to_json())
+    else:
+        for finding in result.findings[:FINDINGS_SHOWN]:
+            typer.echo(f"{'error' if finding.is_error else 'doubt'}  {finding.message}")
+        if len(result.findings) > FINDINGS_SHOWN:
+            typer.echo(f"and {len(result.findings) - FINDINGS_SHOWN} more; --json lists all")
+        print_table([
+            ["images", "to train on", "annotations", "crowds", "categories", "errors", "doubts"],
+            [str(n) for n in (result.num_images, result.num_trainable_images,
+                              result.num_annotations, result.num_crowds, result.num_categories,
+                              len(errors), len(result.findings) - len(errors))],
+        ], result.annotation_file)  # fmt: skip
+    if errors:
+        raise typer.Exit(WRONG_INPUT)

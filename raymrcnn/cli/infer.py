@@ -1,0 +1,169 @@
+"""`raymrcnn infer`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from raymrcnn.cli.options import Cluster, Device, Json, Workers
+from raymrcnn.cli.show import ProgressLine, duration, print_json, print_scores
+
+OLD_NAMES = {
+    "--bs": "--batch-size",
+    "--input-data-type": "--dtype",
+    "--input_data_type": "--dtype",
+    "--checkpoint": "--weights",
+    "--modeldir": "--weights",
+}
+
+
+class WithOldNames(TyperCommand):
+    """Takes the names that the reference gave to options, without listing them."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        """Rename options, then parse."""
+        renamed = []
+        for text in args:
+            name, equals, value = text.partition("=")
+            renamed.append(f"{OLD_NAMES.get(name, name)}{equals}{value}")
+        return super().parse_args(ctx, renamed)
+
+
+def infer(
+    weights: Annotated[
+        str,
+        typer.Option(
+            metavar="SOURCE", help="A run folder, a weight file, or a torchvision weight name."
+        ),
+    ] = "MaskRCNN_ResNet50_FPN_Weights.COCO_V1",
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Root of a data set in COCO's layout.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of --data.")] = "val2017",
+    images: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WHERE",
+            help="Instead of --data: a folder, a glob in quotes, a "
+            ".txt list or an image; may be given again.",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Predictions folder.")] = Path(
+        "predictions"
+    ),
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            help="evaluation: score against the annotations at the end; predict: do "
+            "not. [default: evaluation with --data, predict with --images]",
+            show_default=False,
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a card takes at once.")] = 32,
+    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
+    score_threshold: Annotated[
+        float, typer.Option(help="A detection must score above, 0 to 1.")
+    ] = 0.05,
+    max_detections: Annotated[int, typer.Option(min=1, help="Kept of an image.")] = 100,
+    max_failures: Annotated[
+        int, typer.Option(help="Images that may fail before the job stops; -1: any number.")
+    ] = -1,
+    limit: Annotated[int, typer.Option(min=0, help="Only the first so many images; 0: all.")] = 0,
+    coco_json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write COCO results here.")
+    ] = None,
+    workers: Workers = 0,
+    device: Device = "auto",
+    cluster: Cluster = None,
+    as_json: Json = False,
+) -> None:
+    """Label a data set or any images; the same command run again goes on.
+
+    The predictions folder holds part-*.parquet with one row an image (boxes as x1 y1 x2 y2 in
+    pixels of the upright image, masks as COCO RLE), failures.parquet with the images that could
+    not be read and why, manifest.json, and scores.json after an evaluation.
+
+    Example: raymrcnn infer --data coco --split val2017 --weights runs/r101 --out predictions
+    """
+    progress = ProgressLine(quiet=as_json)
+    result = run(
+        progress, weights=weights, data=data, split=split, images=tuple(images or ()), out=out,
+        score=_scores(mode, data), batch_size=batch_size, dtype=dtype,
+        score_threshold=score_threshold, max_detections=max_detections, max_failures=max_failures,
+        limit=limit, workers=workers, device=device, cluster=cluster,
+    )  # fmt: skip
+    if coco_json is not None:
+        from raymrcnn.infer.export import write_coco_json
+
+        write_coco_json(result.folder, coco_json)
+    report(result, coco_json, as_json)
+
+
+def run(progress: ProgressLine, **options: Any) -> Any:
+    """Infer with a progress line; returns the `InferResult`.
+
+    Raises:
+        RaymrcnnError: see `raymrcnn.api.infer`.
+    """
+    from raymrcnn import api
+
+    total, done, failed, new = 0, 0, 0, 0
+    began = time.perf_counter()
+
+    def on_start(images: int, before: int) -> None:
+        nonlocal total, done
+        total, done = images, before
+        if before:
+            progress.note(f"going on: {before} of {images} images are done")
+
+    def on_block(block: Any) -> None:
+        nonlocal done, failed, new
+        done, new = done + block.num_images, new + block.num_images
+        failed += block.num_failures
+        rate = new / (time.perf_counter() - began)
+        progress.show(
+            f"{done}/{total} images  left {duration((total - done) / rate)}  {rate:.1f} images/s  "
+            f"{failed} failed",
+            last=done >= total,
+        )
+
+    result = api.infer(on_start=on_start, on_block=on_block, **options)
+    progress.close()
+    return result
+
+
+def report(result: Any, coco_json: Path | None, as_json: bool) -> None:
+    """Say how a job ended."""
+    from raymrcnn.score.coco import Scores
+
+    manifest, scores = result.manifest, result.scores
+    failures = manifest["num_failures"]
+    if as_json:
+        kept = scores.to_json() if isinstance(scores, Scores) else scores
+        print_json({"predictions": str(result.folder), "num_images": manifest["num_images"],
+                    "num_failures": failures, "images_per_s": manifest.get("images_per_s"),
+                    "already_done": result.already_done,
+                    "scores": kept and {k: kept[k] for k in ("bbox", "segm") if k in kept}})  # fmt: skip
+        return
+    if result.already_done:
+        typer.echo(f"{result.folder} is complete: nothing to do")
+    elif isinstance(scores, Scores):
+        print_scores(scores)
+    note = f", {failures} failed (failures.parquet says why)" if failures else ""
+    typer.echo(f"{manifest['num_images']} images{note}: {result.folder}")
+    if coco_json is not None:
+        typer.echo(f"COCO results: {coco_json}")
+
+
+def _scores(mode: str | None, data: Path | None) -> bool:
+    from raymrcnn.errors import ConfigError
+
+    if mode not in (None, "evaluation", "predict"):
+        raise ConfigError(f"{mode!r} is not evaluation or predict", where="--mode")
+    if mode == "evaluation" and data is None:
+        raise ConfigError("an evaluation needs annotations", where="--mode", todo="give --data DIR")
+    return data is not None and mode != "predict"

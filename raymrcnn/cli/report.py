@@ -1,0 +1,46 @@
+"""`raymrcnn report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raymrcnn.cli.options import Json
+from raymrcnn.cli.show import print_json
+
+
+def report(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="RUN_OR_PREDICTIONS...", help="One folder or both.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The page. [default: report.html in the first folder]",
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Root of the data set, where it has moved."),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split of --data.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write one HTML page about a run, its predictions, or both.
+
+    Losses, scores, precision and recall, the best and the worst images beside their ground truth.
+    The page needs no network and no other file.
+
+    Example: raymrcnn report runs/r101 predictions --out r101.html
+    """
+    from raymrcnn.report.page import write_report
+
+    page = write_report(folders, out, data_root=data, split=split)
+    if as_json:
+        print_json({"report": str(page)})
+    else:
+        typer.echo(f"report: {page}")

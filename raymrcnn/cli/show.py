@@ -1,0 +1,128 @@
+"""How results look on a terminal: tables, progress lines, and the way to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on the standard output."""
+    typer.echo(json.dumps(document, indent=2))
+
+
+def print_table(rows: Sequence[Sequence[str]], title: str = "") -> None:
+    """A table of text; the first row is its header, columns of numbers stand right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    header, *body = rows
+    table = Table(title=title or None, title_justify="left")
+    for k, name in enumerate(header):
+        numeric = all(_is_number(row[k]) for row in body) and bool(body)
+        table.add_column(name, justify="right" if numeric else "left")
+    for row in body:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def print_scores(scores: Any) -> None:
+    """The COCO numbers, and the AP of each category where there are few."""
+    from raymrcnn.score.table import category_table, format_table
+
+    print_table(format_table(scores), "COCO scores")
+    categories = category_table(scores)
+    if 1 < len(categories) <= 21:
+        print_table(categories, "By category")
+
+
+class ProgressLine:
+    """One line that is renewed in place on a terminal, and printed now and then elsewhere.
+
+    Args:
+        quiet: print nothing.
+        every_s: seconds between lines where the output is no terminal.
+    """
+
+    def __init__(self, quiet: bool = False, every_s: float = 10.0) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True, quiet=quiet)
+        self._every_s = every_s
+        self._printed = 0.0
+        self._open = False
+
+    def show(self, line: str, *, last: bool = False) -> None:
+        """Show the newest state."""
+        if self._console.is_terminal:
+            width = max(20, self._console.width - 1)
+            self._console.file.write("\r\x1b[2K" + line[:width])
+            self._console.file.flush()
+            self._open = True
+        elif last or time.monotonic() - self._printed >= self._every_s:
+            self._printed = time.monotonic()
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def note(self, line: str) -> None:
+        """Print a line that stays."""
+        self.close()
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Leave the line as it is and go to the next."""
+        if self._open:
+            self._console.file.write("\n")
+            self._open = False
+
+
+@dataclass
+class StopFlag:
+    """Set by the first Ctrl-C or SIGTERM; the second Ctrl-C ends at once."""
+
+    event: threading.Event
+
+    @property
+    def asked(self) -> bool:
+        """Whether the user wants to stop."""
+        return self.event.is_set()
+
+
+@contextlib.contextmanager
+def stop_on_signals(progress: ProgressLine) -> Iterator[StopFlag]:
+    """Turn the first interrupt into a wish to save and stop."""
+    flag = StopFlag(threading.Event())
+
+    def on_signal(number: int, frame: object) -> None:
+        if flag.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        flag.event.set()
+        progress.note("stopping: this step is finished and saved first (Ctrl-C again: at once)")
+
+    before = {n: signal.signal(n, on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds, the largest two that matter."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _is_number(text: str) -> bool:
+    return text == "-" or text.replace(".", "", 1).replace("-", "", 1).isdigit()

@@ -1,0 +1,135 @@
+"""`raymrcnn train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from raymrcnn.cli.options import Cluster, Device, Json, Workers
+from raymrcnn.cli.show import ProgressLine, duration, print_json, stop_on_signals
+
+INTERRUPTED = 130
+
+
+def train(
+    data: Annotated[Path, typer.Option(metavar="DIR", help="Root of a data set in COCO's layout.")],
+    recipe: Annotated[
+        str, typer.Option(help="What to train; see `raymrcnn recipes`.")
+    ] = "r50_fpn_1x",
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="Change a field of the recipe, again for each: --set optim.max_iter=5000",
+        ),
+    ] = None,
+    workers: Workers = 0,
+    device: Device = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Run folder. [default: runs/RECIPE-DATA]", show_default=False
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Initial weights: a file, a run folder or a "
+            "torchvision weight name. A head of another size starts anew.",
+        ),
+    ] = None,
+    resume: Annotated[
+        str,
+        typer.Option(
+            help="auto: go on where the run in --out ended; never: refuse such a "
+            "folder; must: refuse another."
+        ),
+    ] = "auto",
+    cluster: Cluster = None,
+    as_json: Json = False,
+) -> None:
+    """Train on every card; the same command run again goes on.
+
+    Ctrl-C saves a checkpoint and exits with 130. The run folder holds run.json, metrics.jsonl,
+    checkpoints/, and events for TensorBoard.
+
+    Example: raymrcnn train --data coco --recipe r101_fpn_1x --workers 8 --out runs/r101
+    """
+    progress = ProgressLine(quiet=as_json)
+    with stop_on_signals(progress) as stop:
+        result = run(
+            progress, stop.event, data=data, recipe=recipe, assignments=assignments or [],
+            out=out or default_out(recipe, data), workers=workers, device=device, weights=weights,
+            resume=resume, cluster=cluster,
+        )  # fmt: skip
+    if as_json:
+        print_json({"run": str(result.run_dir), "step": result.step, "status": result.status,
+                    "resumed_from": result.resumed_from})  # fmt: skip
+    elif result.status == "complete":
+        typer.echo(f"trained {result.step} steps: {result.run_dir}")
+    else:
+        typer.echo(f"saved step {result.step} in {result.run_dir}; the same command goes on")
+    if result.status != "complete":
+        raise typer.Exit(INTERRUPTED)
+
+
+def default_out(recipe: str, data: Path) -> Path:
+    """A run folder that the same command finds again."""
+    return Path("runs") / f"{recipe}-{data.expanduser().absolute().name}"
+
+
+def run(progress: ProgressLine, stop: Any, *, recipe: str, assignments: list[str],
+        resume: str, **options: Any) -> Any:  # fmt: skip
+    """Train with a progress line; returns the `TrainResult`.
+
+    Raises:
+        RaymrcnnError: see `raymrcnn.api.train`.
+    """
+    from raymrcnn import api
+    from raymrcnn.config import override
+    from raymrcnn.errors import ConfigError
+    from raymrcnn.recipes import recipe_named
+
+    if resume not in ("auto", "never", "must"):
+        raise ConfigError(f"{resume!r} is not auto, never or must", where="--resume")
+    chosen = override(recipe_named(recipe), assignments)
+    last = chosen.optim.max_iter
+
+    def on_start(job: Any, start: int) -> None:
+        unit = "worker" if job.workers == 1 else "workers"
+        if start >= last:
+            progress.note(f"{job.run_dir} is complete: nothing to do")
+            return
+        begin = f"going on from step {start}" if start else "starting"
+        progress.note(f"{begin}: {chosen.name} to step {last} on {job.workers} {job.accelerator} "
+                      f"{unit}, batch {chosen.optim.batch_size}, in {job.run_dir}")  # fmt: skip
+
+    def on_news(item: dict[str, Any]) -> None:
+        if "note" in item:
+            progress.note(str(item["note"]))
+        else:
+            progress.show(_line(item, last, chosen.optim.batch_size), last=item["step"] >= last)
+
+    result = api.train(
+        recipe=chosen, resume=resume, on_start=on_start, on_news=on_news, stop=stop, **options
+    )
+    progress.close()
+    return result
+
+
+def _line(record: dict[str, Any], last: int, batch_size: int) -> str:
+    parts = ("objectness", "rpn_box_reg", "classifier", "box_reg", "mask")
+    short = ("obj", "rpn", "cls", "box", "mask")
+    losses = " ".join(
+        f"{name} {record[f'loss_{part}']:.3f}" for name, part in zip(short, parts, strict=True)
+    )
+    left_s = (last - record["step"]) * batch_size / max(record["images_per_s"], 1e-9)
+    return (
+        f"step {record['step']}/{last}  left {duration(left_s)}  {record['images_per_s']:.1f} "
+        f"images/s  loss {record['loss']:.3f} ({losses})  lr {record['lr']:.2e}  "
+        f"data wait {record['data_wait_s'] * 1000:.0f} ms"
+    )
