@@ -176,23 +176,28 @@ def _floats(
     detections: Entries, field: str, shape: tuple[int, ...], where: str
 ) -> npt.NDArray[np.float64]:
     values = _column(detections, field, where)
-    wanted = "four finite numbers" if shape else "a finite number"
+    table = _numbers(values, (len(values), *shape))
+    if table is not None and np.isfinite(table).all():
+        return table
+    for i, value in enumerate(values):
+        number = _numbers(value, shape)
+        if number is None or not np.isfinite(number).all():
+            wanted = "four finite numbers" if shape else "a finite number"
+            raise DataError(
+                f"{_name(detections, i)} has {field!r} {value!r}, not {wanted}", where=where
+            )
+    raise AssertionError("a column is as good as its values")
+
+
+def _numbers(value: Any, shape: tuple[int, ...]) -> npt.NDArray[np.float64] | None:
+    """An array of that shape, or None where it is none or holds other than numbers."""
     try:
-        table = np.array(values, np.float64).reshape(len(values), *shape)
-    except (TypeError, ValueError, OverflowError):
-        table = np.full((len(values), *shape), np.nan)
-        for i, value in enumerate(values):
-            try:
-                table[i] = np.array(value, np.float64).reshape(shape)
-            except (TypeError, ValueError, OverflowError):
-                break
-    wrong = np.flatnonzero(~np.isfinite(table).reshape(len(values), -1).all(axis=1))
-    if len(wrong):
-        i = int(wrong[0])
-        raise DataError(
-            f"{_name(detections, i)} has {field!r} {values[i]!r}, not {wanted}", where=where
-        )
-    return table
+        table = np.asarray(value)
+    except (ValueError, OverflowError):  # of unequal lengths
+        return None
+    if table.size == 0:
+        return np.zeros(shape) if 0 in shape else None
+    return table.astype(np.float64) if table.dtype.kind in "iuf" and table.shape == shape else None
 
 
 def _refuse_unknown(what: str, ids: npt.NDArray[np.int64], known: set[int], where: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -24,9 +25,10 @@ from raymrcnn.rundir import PART_GLOB
 from raymrcnn.score.coco import IOU_TYPES, Matcher, Scores, merge
 from raymrcnn.score.truth import GroundTruth, Ints, rows_of, some_ids
 
-# Which images count: all of the ground truth, those without a row having no detections; or only
-# those that were predicted, as after `--limit`.
-Images = Literal["all", "predicted"]
+# Which images count: all of the ground truth; only those that have a row of results; or those
+# with these ids (what a job was given, say, some of which failed). Where an image that counts has
+# no row, nothing was detected in it.
+Images = Literal["all", "predicted"] | npt.NDArray[np.int64]
 State = dict[str, bytes]
 
 _IMAGES_AT_ONCE = 256
@@ -47,11 +49,8 @@ def score_parts(
     """
     state, found = match_parts(paths, truth, iou_types)
     refuse_repeated(found, str(paths[0].parent) if paths else "predictions")
-    states = [state]
-    if images == "all":
-        rest = undetected(truth, found)
-        states.append(match_undetected(rest, truth, iou_types))
-    return merge(states)
+    rest = match_undetected(undetected(truth, found, images), truth, iou_types)
+    return merge([state, rest])
 
 
 def part_files(folder: Path) -> list[Path]:
@@ -96,9 +95,15 @@ def match_undetected(rows: Ints, truth: GroundTruth, iou_types: Sequence[str]) -
     return matcher.state()
 
 
-def undetected(truth: GroundTruth, found: Ints) -> Ints:
-    """The rows of the images that are not among those found."""
-    return np.flatnonzero(~np.isin(truth.image_ids, found))
+def undetected(truth: GroundTruth, found: Ints, images: Images) -> Ints:
+    """The rows of the images that count but are not among those found.
+
+    Raises:
+        DataError: an image that counts is unknown.
+    """
+    if isinstance(images, str):
+        images = truth.image_ids if images == "all" else found
+    return rows_of(truth, images[~np.isin(images, found)], "images to score")
 
 
 def refuse_repeated(ids: Ints, where: str) -> None:
@@ -143,7 +148,7 @@ def score_coco_json(
     truth: GroundTruth,
     path: Path,
     *,
-    images: Images = "all",
+    images: Literal["all", "predicted"] = "all",
     iou_types: Sequence[str] | None = None,
 ) -> Scores:
     """The scores of a COCO results file: a list of image_id, category_id, score and bbox or mask.
@@ -199,6 +204,8 @@ def _said(message: str, content: bytes) -> str:
         return f"a number at byte {at[1]} is not finite"
     if "truncated" in message:
         return f"the JSON is cut short: it ends within a value at byte {len(content)}"
+    if "malformed" in message:
+        return f"not JSON: {message.removeprefix('JSON is malformed: ')}"
     found = re.fullmatch(r"(.*) - at `\$(.*)`", message, re.DOTALL)
     what, place = found.groups() if found else (message, "")
     return f"{place.strip('.') or 'top level'}: {what[:1].lower()}{what[1:]}"

@@ -47,8 +47,8 @@ def score_predictions(
     Args:
         folder: with `part-*.parquet`, at the same path on all nodes.
         truth: the ground truth; it is pickled once.
-        images: "all" counts images without a row as images without detections, "predicted"
-            leaves them out.
+        images: which count: "all" of the ground truth, those "predicted" that have a row, or
+            those of these ids (int64); without a row, an image has no detections.
         iou_types: "bbox", "segm" or both.
         max_tasks: how many run at a time; by default one for each CPU of the cluster.
         progress: called with the number of files that are done, and of all.
@@ -75,13 +75,10 @@ def score_predictions(
             progress(done, len(paths))
     predicted = np.concatenate(found)
     refuse_repeated(predicted, str(folder))
-    if images == "all":
-        rows = undetected(truth, predicted)
-        pieces = [
-            rows[i : i + _UNDETECTED_AT_ONCE] for i in range(0, len(rows), _UNDETECTED_AT_ONCE)
-        ]
-        empty = ((piece, truth_ref, tuple(iou_types)) for piece in pieces)
-        states.extend(_run(_match_undetected, empty, at_once))
+    rows = undetected(truth, predicted, images)
+    pieces = [rows[i : i + _UNDETECTED_AT_ONCE] for i in range(0, len(rows), _UNDETECTED_AT_ONCE)]
+    empty = ((piece, truth_ref, tuple(iou_types)) for piece in pieces)
+    states.extend(_run(_match_undetected, empty, at_once))
     return merge(states)
 
 
