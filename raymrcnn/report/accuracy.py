@@ -178,7 +178,8 @@ def _category_table(
     head += [_sort_head("Detections", numeric=True)]
     lines = []
     for k in sorted(rows, key=lambda k: names[k].lower()):
-        cells = [el("th", el("bdi", names[k]), scope="row"), _count_cell(k)]
+        cells = [el("th", el("bdi", names[k]), scope="row")]
+        cells += [el("td", str(k), class_="num", data_v=k)]
         for style, kind in zip(("s1", "s2"), kinds, strict=False):
             numbers = mapping(rows[k].get(kind))
             cells.append(_score_cell(numbers.get("AP"), style))

@@ -134,18 +134,7 @@ def line_chart(
         y=y_range or _robust_span(lines, 5 if size[1] > 200 else 3),
     )
     parts: list[str] = [_axes(frame, x_label)]
-    for at, says in marks:
-        parts.append(
-            el(
-                "line",
-                el("title", says),
-                class_="mark",
-                x1=frame.px(at),
-                x2=frame.px(at),
-                y1=_TOP,
-                y2=frame.height - _BOTTOM,
-            )
-        )
+    parts += [_mark(frame, at, says) for at, says in marks]
     for line in lines:
         path = _path(frame, line.x, line.y)
         parts.append(el("path", d=path, class_=f"line {line.style}"))
@@ -259,9 +248,15 @@ def _axes(frame: Frame, x_label: str, x_ticks: bool = True) -> Markup:
     return el("g", *parts, aria_hidden="true")
 
 
+def _mark(frame: Frame, at: float, says: str) -> Markup:
+    """A vertical line across the chart."""
+    x, bottom = frame.px(at), frame.height - _BOTTOM
+    return el("line", el("title", says), class_="mark", x1=x, x2=x, y1=_TOP, y2=bottom)
+
+
 def _bar(frame: Frame, x1: float, x2: float, y: float, tip: str, style: str) -> Markup:
     """A bar, and over its whole column the tooltip."""
-    gap = min(1.0, (x2 - x1) * 0.12)
+    gap = min(1.0, (x2 - x1) * 0.12) if x2 - x1 > 3 else 0.0
     bottom = frame.height - _BOTTOM
     return el(
         "g",

@@ -92,7 +92,8 @@ def _card(item: Ranked, photo: _Photo, names: Mapping[int, str]) -> Markup:
     panels = [_panel(photo, _predicted(item, photo, names), "Predicted", first=False)]
     if item.matches is None:
         panels.insert(0, _panel(photo, [], "Image", first=True))
-        facts = [el("span", f"{len(found.scores)} detections")]
+        sure = int((found.scores >= CONFIDENT).sum())
+        facts = [el("span", f"{sure} with a score of at least {CONFIDENT}")]
     else:
         panels.insert(0, _panel(photo, _annotated(item, photo, names), "Ground truth", first=True))
         m = item.matches

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from raymrcnn import rundir
 from raymrcnn.report.charts import number
 from raymrcnn.report.collect import Predictions, Run, mapping
 from raymrcnn.report.markup import Markup, el
@@ -26,8 +27,20 @@ def title_of(run: Run | None, predictions: Predictions | None) -> str:
     else:
         assert predictions is not None
         weights = str(mapping(predictions.manifest.get("options")).get("weights") or "")
-        name = PurePath(weights).name or predictions.folder.name
+        named = [part for part in PurePath(weights).parts if not _is_inside_run(part)]
+        name = named[-1] if named else predictions.folder.name
     return f"{name} on {place}" if place else name
+
+
+def _is_inside_run(name: str) -> bool:
+    """Whether a part of a path only says which weights of a run are meant."""
+    return name.startswith("step-") or name in (
+        "/",
+        rundir.BEST,
+        rundir.LAST,
+        rundir.CHECKPOINTS,
+        rundir.MODEL_FILE,
+    )
 
 
 def data_of(run: Run | None, predictions: Predictions | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from raymrcnn import rundir
-from raymrcnn.data.coco import CocoIndex, open_split
+from raymrcnn.data.coco import CocoIndex, open_split, splits
 from raymrcnn.data.images import resolve_image
 from raymrcnn.errors import ConfigError, DataError
 from raymrcnn.report import collect
@@ -33,6 +34,16 @@ from raymrcnn.report.style import script, style_sheet
 from raymrcnn.report.training import training_section
 
 NUM_BEST, NUM_WORST = 6, 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """Where the images and annotations lie."""
+
+    root: Path | None
+    split: str
+    given: bool  # by the caller, rather than noted in a folder
+    why: str = ""  # there are no annotations
 
 
 def write_report(
@@ -63,19 +74,18 @@ def write_report(
     if target.is_dir():
         target = target / rundir.REPORT
     rundir.prepare_output(target.parent)
-    index, why, root, name = _ground_truth(run, predictions, data_root, split)
+    index, source = _ground_truth(run, predictions, data_root, split)
     ranking = None
     if index is not None and predictions is not None:
         ranking = rank(predictions, index, NUM_BEST, NUM_WORST)
     names = collect.category_names(run, predictions)
     names |= {} if index is None else {c.id: c.name for c in index.categories}
-    locate = _locator(predictions, root, name, prefer_root=data_root is not None)
     sections = [
         Section(key="about", title="About", body=about(run, predictions)),
         accuracy_section(predictions),
         category_section(predictions, names, _objects(index)),
         detections_section(predictions, ranking),
-        _images_section(predictions, ranking, why, names, locate),
+        _images_section(predictions, ranking, source, names),
         _failures_section(predictions),
         training_section(run),
     ]
@@ -111,38 +121,51 @@ def _read(folders: Sequence[Path]) -> tuple[Run | None, Predictions | None]:
 
 def _ground_truth(
     run: Run | None, predictions: Predictions | None, data_root: Path | None, split: str | None
-) -> tuple[CocoIndex | None, str, Path | None, str]:
-    """The annotations or why there are none, and where the data lies."""
+) -> tuple[CocoIndex | None, _Source]:
+    """The annotations, and where the data lies or why there are none."""
     said = data_of(run, predictions)
     root = data_root or (Path(str(said["root"])) if said.get("root") else None)
     name = split or str(said.get("split") or "")
+    if data_root is not None and not name:
+        name = _only_split(data_root)
+    source = _Source(root=root, split=name, given=data_root is not None)
     if predictions is None:
-        return None, "no predictions folder was given", root, name
+        return None, source
     if root is None or not name:
-        return None, "the predictions name no data set with annotations", root, name
+        return None, replace(source, why="the predictions name no data set with annotations")
     try:
-        return open_split(root, name), "", root, name
+        return open_split(root, name), source
     except DataError as error:
         if data_root is not None:
             raise
-        return None, f"the annotations cannot be read ({error})", root, name
+        return None, replace(source, why=f"the annotations cannot be read ({error})")
+
+
+def _only_split(root: Path) -> str:
+    names = sorted(splits(root))
+    if len(names) != 1:
+        raise ConfigError(
+            f"{root} has {len(names)} splits, and the predictions do not say which is meant",
+            where="--split",
+            todo=f"choose one of {', '.join(names)}" if names else "give the root of a data set",
+        )
+    return names[0]
 
 
 def _locator(
-    predictions: Predictions | None, root: Path | None, split: str, *, prefer_root: bool
+    predictions: Predictions, source: _Source, items: Sequence[Ranked]
 ) -> Callable[[Ranked], str | None]:
+    """Where the image of each item lies: as infer noted, or beside the annotations."""
+    uris = collect.image_uris(predictions.folder, [item.detections.image_id for item in items])
+
     def locate(item: Ranked) -> str | None:
-        found = item.detections
-        known = {} if predictions is None else collect.image_uris(
-            predictions.folder, [found.image_id]
-        )  # fmt: skip
-        uri = known.get(found.image_id)
-        beside = None if root is None else resolve_image(root, split, found.file_name)
-        places = [uri, None if beside is None else str(beside)]
-        for place in reversed(places) if prefer_root else places:
-            if place and ("://" in place or Path(place).is_file()):
-                return place
-        return places[1] or places[0]
+        noted = uris.get(item.detections.image_id)
+        if noted and not source.given and ("://" in noted or Path(noted).is_file()):
+            return noted
+        if source.root is None:
+            return noted
+        beside = resolve_image(source.root, source.split, item.detections.file_name)
+        return noted if noted and not beside.is_file() else str(beside)
 
     return locate
 
@@ -157,19 +180,19 @@ def _objects(index: CocoIndex | None) -> dict[int, int]:
 def _images_section(
     predictions: Predictions | None,
     ranking: Ranking | None,
-    why: str,
+    source: _Source,
     names: dict[int, str],
-    locate: Callable[[Ranked], str | None],
 ) -> Section:
     key, title = "images", "Images"
     if predictions is None:
-        return Section(key=key, title=title, why_absent=why)
+        return Section(key=key, title=title, why_absent="no predictions folder was given")
     if ranking is None:
         items = examples(predictions, NUM_BEST)
         if not items:
             why = f"no ground truth, and no detection with a score of {CONFIDENT} or more"
             return Section(key=key, title=title, why_absent=why)
-        lead = el("p", f"Examples without ground truth: {why}.", class_="lead")
+        lead = el("p", f"Examples without ground truth: {source.why}.", class_="lead")
+        locate = _locator(predictions, source, items)
         return Section(
             key=key,
             title=title,
@@ -178,6 +201,7 @@ def _images_section(
     if not len(ranking.qualities):
         why = "no image has both readable ground truth and something to compare"
         return Section(key=key, title=title, why_absent=why)
+    locate = _locator(predictions, source, ranking.best + ranking.worst)
     parts: list[str] = [el("p", _ranking_lead(predictions, ranking), class_="lead"), _legend()]
     for kind, heading, items in (
         ("worst", "Worst images", ranking.worst),
