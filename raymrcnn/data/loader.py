@@ -160,8 +160,9 @@ def _from_processes(
             if isinstance(item, RaymrcnnError):
                 raise item
             yield item
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, OSError, EOFError) as error:
+        # A process that dies while it hands a batch over breaks the connection instead.
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
         raise RunError(
             f"a process that loads images died ({' '.join(str(error).split())[:200]})",
