@@ -9,6 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from raymrcnn import rundir
 from raymrcnn.config import Recipe, recipe_from_json
 from raymrcnn.data.coco import CocoIndex, open_split
@@ -122,9 +124,13 @@ def write_run_json(prepared: PreparedJob, status: str) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides the numbers."""
-    packages = ("raymrcnn", "torch", "torchvision", "ray", "numpy")
-    return {"python": platform.python_version(), **{p: metadata.version(p) for p in packages}}
+    """Versions of what decides the numbers, with the build of torch."""
+    packages = ("raymrcnn", "torchvision", "ray", "numpy")
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        **{p: metadata.version(p) for p in packages},
+    }
 
 
 def _earlier_steps(job: TrainJob, index: CocoIndex, resume: Resume) -> list[int]:
