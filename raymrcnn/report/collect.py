@@ -28,6 +28,7 @@ NUM_SCORE_BINS = 40
 NUM_FAILURES_SHOWN = 20
 _MAX_REASONS = 500  # distinct ones that are counted; the rest is counted together
 _BATCH_ROWS = 256
+_FAILED_BLOCKS = "failed-*.parquet"  # until infer has gathered them
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,7 +59,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Failures:
-    """failures.parquet: how often each reason, and the first rows."""
+    """The images that failed: how often each reason, and the first rows."""
 
     total: int
     reasons: list[tuple[str, int]]  # most frequent first
@@ -168,7 +169,7 @@ def read_predictions(folder: Path) -> Predictions:
         score_counts=score_counts,
         per_image=per_image,
         per_category=dict(per_category),
-        failures=read_failures(folder / rundir.FAILURES),
+        failures=read_failures(_failure_files(folder)),
     )
 
 
@@ -204,18 +205,17 @@ def image_uris(folder: Path, image_ids: Sequence[int]) -> dict[int, str]:
     return found
 
 
-def read_failures(path: Path) -> Failures | None:
-    """Read failures.parquet; None if there is none or it is empty.
+def read_failures(paths: Sequence[Path]) -> Failures | None:
+    """Read files of failures; None if no image failed.
 
     Raises:
-        DataError: the file is damaged.
+        DataError: a file is damaged.
     """
-    if not path.is_file():
-        return None
     total = 0
     first: list[tuple[int, str, str]] = []
     reasons: Counter[str] = Counter()
-    for batch in _batches(path, FAILURE_SCHEMA.names):
+    batches = (batch for path in paths for batch in _batches(path, FAILURE_SCHEMA.names))
+    for batch in batches:
         for row in batch.to_pylist():
             name, error = row["file_name"] or "", row["error"] or "no reason given"
             if len(first) < NUM_FAILURES_SHOWN:
@@ -265,6 +265,12 @@ def per_category(section: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
     """The rows of one kind ("bbox" or "segm") in the per-category section of scores.json."""
     rows = section.get(kind)
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
+def _failure_files(folder: Path) -> list[Path]:
+    """The gathered failures, or those of each block where the job is not finished."""
+    gathered = folder / rundir.FAILURES
+    return [gathered] if gathered.is_file() else sorted(folder.glob(_FAILED_BLOCKS))
 
 
 def _metrics_line(text: str) -> dict[str, Any] | None:

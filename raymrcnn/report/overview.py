@@ -110,10 +110,7 @@ def _tiles(run: Run | None, predictions: Predictions | None) -> list[tuple[Marku
             scores = mapping(predictions.scores.get(kind))
             if scores:
                 tiles.append((name, score(scores.get("AP")), f"AP50 {score(scores.get('AP50'))}"))
-        num = len(predictions.image_ids)
-        tiles.append(
-            ("Images labelled", grouped(num), count(predictions.num_detections, "detection"))
-        )
+        tiles.append(_labelled(predictions))
         rate = as_float(predictions.manifest.get("images_per_s"))
         if rate > 0:
             spent = duration(as_float(predictions.manifest.get("seconds"))) or ""
@@ -133,6 +130,15 @@ def _tiles(run: Run | None, predictions: Predictions | None) -> list[tuple[Marku
     return [
         (el("span", name), el("strong", value), el("small", rest)) for name, value, rest in tiles
     ]
+
+
+def _labelled(predictions: Predictions) -> tuple[str, str, str]:
+    num, failures = len(predictions.image_ids), predictions.failures
+    asked = as_float(predictions.manifest.get("num_images"))
+    rest = count(predictions.num_detections, "detection")
+    if asked > num + (0 if failures is None else failures.total):
+        rest = f"of {grouped(int(asked))}; unfinished"
+    return "Images labelled", grouped(num), rest
 
 
 def _run_facts(run: Run) -> Markup:
@@ -187,6 +193,7 @@ def _prediction_facts(predictions: Predictions) -> Markup:
             ("Started", date(manifest.get("started"))),
             ("Finished", date(manifest.get("finished"))),
             ("Time", duration(as_float(manifest.get("seconds")))),
+            ("Card idle", _share(manifest.get("device_wait_share"))),
             ("Versions", _versions(mapping(manifest.get("versions")))),
             ("Folder", str(predictions.folder)),
         ]
@@ -209,6 +216,11 @@ def _text(value: Any) -> str | None:
     if value is None or isinstance(value, (dict, list)):
         return None
     return str(value)[:300]
+
+
+def _share(value: Any) -> str | None:
+    share = as_float(value)
+    return f"{100 * share:.0f}% of the time, waiting for images" if 0 <= share <= 1 else None
 
 
 def _short(value: Any) -> str | None:

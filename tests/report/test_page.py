@@ -176,6 +176,17 @@ def test_predictions_in_which_all_failed_are_enough(folders: Folders) -> None:
     assert "26 images could not be labelled." in page.text
 
 
+def test_unfinished_predictions_say_how_far_they_are(folders: Folders) -> None:
+    (folders.predictions / rundir.FAILURES).rename(folders.predictions / "failed-000000.parquet")
+    manifest = {"status": "running", "num_images": 5000, "device_wait_share": 0.25}
+    (folders.predictions / rundir.MANIFEST).write_text(json.dumps(manifest))
+    text = Page(write_report([folders.predictions])).text
+    assert "inference: running" in text
+    assert "of 5\u202f000; unfinished" in text
+    assert "26 images could not be labelled." in text
+    assert "25% of the time, waiting for images" in text
+
+
 def test_failures_are_counted_by_reason_and_the_first_are_listed(folders: Folders) -> None:
     text = Page(write_report([folders.predictions])).text
     assert "25the image is cut short (N bytes)" in text
