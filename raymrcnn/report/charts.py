@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float64]
 
 _MAX_POINTS = 600  # of a line, after thinning
 _MAX_TIPS = 90  # tooltips along a line chart
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 12.0, 10.0, 38.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 12.0, 10.0, 38.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,9 +17,11 @@ from PIL import Image
 from report_folders import CATEGORIES, HOSTILE, Folders, detections_of
 
 from raymrcnn import rundir
+from raymrcnn.data.coco import open_split
 from raymrcnn.errors import ConfigError, DataError, OutputError
 from raymrcnn.report.page import write_report
-from raymrcnn.rows import results_table
+from raymrcnn.rows import coco_results, iter_detections, results_table
+from raymrcnn.score.coco import match_shard, merge
 
 VOID = {"meta", "input", "br", "img", "link", "wbr"}
 SECTIONS = ("about", "accuracy", "categories", "detections", "images", "failures", "training")
@@ -174,6 +176,20 @@ def test_predictions_in_which_all_failed_are_enough(folders: Folders) -> None:
     page = Page(write_report([folders.predictions]))
     assert page.sections() == ["about", "failures"]
     assert "26 images could not be labelled." in page.text
+
+
+def test_what_the_scorer_writes_is_shown(folders: Folders) -> None:
+    index = open_split(folders.root, "val")
+    images, annotations = index.to_coco_dicts(range(index.num_images))
+    parts = sorted(folders.predictions.glob(rundir.PART_GLOB))
+    found = [e for p in parts for d in iter_detections(pq.read_table(p)) for e in coco_results(d)]
+    scores = merge([match_shard(images, annotations, found, index.categories)])
+    (folders.predictions / rundir.SCORES).write_text(json.dumps(scores.to_json()))
+    page = Page(write_report([folders.predictions]))
+    assert {"accuracy", "categories"} <= set(page.sections())
+    assert f"Mask AP{scores.metrics['segm']['AP']:.3f}" in page.text
+    assert page.text.count("Precision over recall, ") == 2
+    assert page.count("svg", class_="spark") == 2  # category 7 has nothing but a crowd
 
 
 def test_unfinished_predictions_say_how_far_they_are(folders: Folders) -> None:
