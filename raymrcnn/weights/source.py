@@ -1,0 +1,200 @@
+"""From what a user writes behind `--weights` to tensors and what is known of them.
+
+A source is a torchvision weight name, a file, a checkpoint folder or a run folder. Building the
+network is another package's work.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from raymrcnn import rundir
+from raymrcnn.config import ModelConfig, recipe_from_json
+from raymrcnn.errors import ConfigError, DataError, WeightError
+from raymrcnn.structures import Category, ModelInfo
+from raymrcnn.weights.architecture import infer_architecture
+from raymrcnn.weights.files import read_state, sha256_of
+from raymrcnn.weights.names import canonical_state
+from raymrcnn.weights.torchvision_names import NORM_EPS, coco_categories, fetch, hash_prefix_of
+
+FORMAT = 1  # of checkpoint.json
+COCO_LABELS = 90  # a torchvision COCO model has a label for every id up to 90, used or not
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightSource:
+    """Tensors under torchvision's names, and what came with them."""
+
+    state: dict[str, Tensor]
+    info: ModelInfo | None  # None: a bare state dict
+    digest: str  # SHA-256 of the file that holds the tensors
+    description: str  # for people
+    norm_eps: float | None = None  # of its frozen batch norms; None: the conventions' own
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """All that is needed to build a detector and name what it finds."""
+
+    state: dict[str, Tensor]
+    config: ModelConfig
+    categories: tuple[Category | None, ...]  # of label 1, 2, ...
+    short_side: int
+    long_side: int
+    digest: str
+    description: str
+
+
+def load_source(source: str) -> WeightSource:
+    """Read weights.
+
+    Args:
+        source: a torchvision weight name (`MaskRCNN_ResNet50_FPN_Weights.COCO_V1`), a `.pth`, `.pt`
+            or `.safetensors` file, a checkpoint folder, or a run folder (its newest checkpoint).
+
+    Raises:
+        WeightError: nothing there, or not weights.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _from_folder(path)
+    if path.exists():
+        return _from_file(path, str(path))
+    if re.fullmatch(r"\w+_Weights\.\w+", source):
+        return _from_torchvision(source)
+    raise WeightError(
+        "no such file or folder",
+        where=source,
+        todo="give a file, a run folder, or a name like MaskRCNN_ResNet50_FPN_Weights.COCO_V1",
+    )
+
+
+def load_model_source(source: str) -> ModelSource:
+    """Read the weights of a detector, and tell its architecture and categories.
+
+    Of a bare state dict the architecture is told from the tensors; with 90 classes the labels are
+    COCO's ids, as torchvision has it; otherwise label n is the category "class n" of id n.
+
+    Raises:
+        WeightError: nothing there, not weights, or not a Mask R-CNN that can be built here.
+    """
+    found = load_source(source)
+    if found.info is not None:
+        config, info = _config(found.info, found.description), found.info
+    else:
+        try:
+            config, num_classes = infer_architecture(found.state)
+        except WeightError as error:
+            raise WeightError(error.what, where=found.description, todo=error.todo) from None
+        config = replace(config, frozen_norm_eps=found.norm_eps)
+        info = ModelInfo(
+            categories=coco_categories()
+            if num_classes == COCO_LABELS
+            else tuple(Category(id=i, name=f"class {i}") for i in range(1, num_classes + 1))
+        )
+    return ModelSource(
+        state=found.state,
+        config=config,
+        categories=info.categories,
+        short_side=info.short_side,
+        long_side=info.long_side,
+        digest=found.digest,
+        description=found.description,
+    )
+
+
+def _from_torchvision(name: str) -> WeightSource:
+    path = fetch(name)
+    found = _from_file(path, name)
+    if not found.digest.startswith(hash_prefix_of(path)):
+        raise WeightError(
+            f"{path} is damaged: its SHA-256 is {found.digest[:8]}...",
+            where=name,
+            todo="delete it, so that it is fetched again",
+        )
+    return found
+
+
+def _from_file(path: Path, description: str) -> WeightSource:
+    digest = sha256_of(path)
+    return WeightSource(
+        state=canonical_state(read_state(path)),
+        info=None,
+        digest=digest,
+        description=description,
+        norm_eps=NORM_EPS.get(digest[:8]),
+    )
+
+
+def _from_folder(folder: Path) -> WeightSource:
+    if (folder / rundir.CHECKPOINT_JSON).is_file():
+        return _from_checkpoint(folder)
+    last = folder / rundir.LAST
+    if not last.is_file():
+        raise WeightError(
+            "holds no checkpoint",
+            where=str(folder),
+            todo="give the folder that `raymrcnn train` wrote, after its first checkpoint",
+        )
+    return _from_checkpoint(folder / last.read_text().strip())
+
+
+def _from_checkpoint(folder: Path) -> WeightSource:
+    where = str(folder / rundir.CHECKPOINT_JSON)
+    try:
+        document = rundir.read_json(folder / rundir.CHECKPOINT_JSON)
+    except DataError as error:
+        raise WeightError(error.what, where=error.where) from None
+    try:
+        version, sealed = document["format"], document["files"][rundir.MODEL_FILE]
+        info = _model_info(document["model_info"])
+        expected = (sealed["bytes"], sealed["sha256"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise WeightError(
+            f"is not a checkpoint's manifest ({type(error).__name__}: {error})", where=where
+        ) from None
+    if version != FORMAT:
+        raise WeightError(
+            f"has format {version!r}, and {FORMAT} is known",
+            where=where,
+            todo="use the version of raymrcnn that wrote it",
+        )
+    path = folder / rundir.MODEL_FILE
+    digest = sha256_of(path)
+    if (path.stat().st_size, digest) != expected:
+        raise WeightError(
+            "is not the file that was saved: size or SHA-256 differ",
+            where=str(path),
+            todo="use another checkpoint of the run",
+        )
+    return WeightSource(
+        state=read_state(path),
+        info=info,
+        digest=digest,
+        description=f"{folder} (step {document.get('step')})",
+        norm_eps=_config(info, str(folder)).frozen_norm_eps,
+    )
+
+
+def _model_info(document: dict[str, Any]) -> ModelInfo:
+    return ModelInfo(
+        model=dict(document["model"]),
+        categories=tuple(
+            None if entry is None else Category(id=int(entry[0]), name=str(entry[1]))
+            for entry in document["categories"]
+        ),
+        short_side=int(document["short_side"]),
+        long_side=int(document["long_side"]),
+    )
+
+
+def _config(info: ModelInfo, where: str) -> ModelConfig:
+    try:
+        return recipe_from_json({"name": "weights", "model": info.model}).model
+    except ConfigError as error:
+        raise WeightError(error.what, where=where, todo=error.todo) from None
