@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Union
 
+import torch
+
 from raymrcnn import rundir
 from raymrcnn.config import Recipe
 from raymrcnn.data.coco import CocoIndex, open_split
@@ -210,7 +212,14 @@ def predict(
         RaymrcnnError: an image or the weights cannot be read, or the device lacks the dtype.
     """
     accelerator = pick(device)
-    predictor = load_predictor(weights, accelerator, dtype, score_threshold, max_detections)
+    predictor = load_predictor(
+        weights,
+        accelerator,
+        torch.device(accelerator.torch_type),
+        dtype,
+        score_threshold,
+        max_detections,
+    )
     found = []
     for k, path in enumerate(images, start=1):
         ref = ImageRef(image_id=k, file_name=os.path.basename(path), uri=os.fspath(path))

@@ -62,5 +62,5 @@ def demo(
                     "scores": infer.metrics_of(result)})  # fmt: skip
         return
     print_scores(result.scores)
-    typer.echo(f"data         {data}\nrun          {run}\npredictions  {predictions}\n"
-               f"report       {page}\ntook         {duration(time.perf_counter() - began)}")  # fmt: skip
+    typer.echo(f"data         {data}\nrun          {run}\npredictions  {predictions}")
+    typer.echo(f"report       {page}\ntook         {duration(time.perf_counter() - began)}")

@@ -143,11 +143,10 @@ def report(result: Any, coco_json: Path | None, as_json: bool) -> None:
     manifest, scores = result.manifest, result.scores
     failures = manifest["num_failures"]
     if as_json:
-        kept = scores.to_json() if isinstance(scores, Scores) else scores
         print_json({"predictions": str(result.folder), "num_images": manifest["num_images"],
                     "num_failures": failures, "images_per_s": manifest.get("images_per_s"),
                     "already_done": result.already_done,
-                    "scores": kept and {k: kept[k] for k in ("bbox", "segm") if k in kept}})  # fmt: skip
+                    "scores": metrics_of(result)})  # fmt: skip
         return
     if result.already_done:
         typer.echo(f"{result.folder} is complete: nothing to do")
@@ -167,3 +166,12 @@ def _scores(mode: str | None, data: Path | None) -> bool:
     if mode == "evaluation" and data is None:
         raise ConfigError("an evaluation needs annotations", where="--mode", todo="give --data DIR")
     return data is not None and mode != "predict"
+
+
+def metrics_of(result: Any) -> dict[str, Any] | None:
+    """The COCO numbers of a job, or None where it was not scored."""
+    from raymrcnn.score.coco import Scores
+
+    scores = result.scores
+    document = scores.to_json() if isinstance(scores, Scores) else scores
+    return document and {kind: document[kind] for kind in ("bbox", "segm") if kind in document}

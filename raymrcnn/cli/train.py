@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from raymrcnn.cli.options import Cluster, Device, Json, Workers
 from raymrcnn.cli.show import ProgressLine, duration, print_json, stop_on_signals
+
+if TYPE_CHECKING:
+    from raymrcnn.train.job import Resume
 
 INTERRUPTED = 130
 
@@ -115,7 +118,12 @@ def run(progress: ProgressLine, stop: Any, *, recipe: str, assignments: list[str
             progress.show(_line(item, last, chosen.optim.batch_size), last=item["step"] >= last)
 
     result = api.train(
-        recipe=chosen, resume=resume, on_start=on_start, on_news=on_news, stop=stop, **options
+        recipe=chosen,
+        resume=cast("Resume", resume),
+        on_start=on_start,
+        on_news=on_news,
+        stop=stop,
+        **options,
     )
     progress.close()
     return result

@@ -5,13 +5,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 
 from raymrcnn.device.accelerator import CPU, CUDA, Accelerator, num_cards
 from raymrcnn.errors import ClusterError, DeviceError
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchConfig
 
 # Set before Ray is imported: it reads some of them then. A user's own settings win.
 QUIET = {
@@ -49,7 +55,7 @@ def ray_session(cluster: str | None, accelerator: Accelerator, workers: int) -> 
         yield
         return
     address = cluster or os.environ.get("RAY_ADDRESS")
-    _quiet_loggers()
+    quiet_loggers()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of Ray, about its own next version
         if address:
@@ -74,15 +80,12 @@ def num_workers_possible(accelerator: Accelerator) -> int:
     """Cards, or for the CPU cores, of the cluster that was joined."""
     import ray
 
-    return int(ray.cluster_resources().get(accelerator.ray_resource, 0))
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return int(resources.get(accelerator.ray_resource, 0))
 
 
-def torch_config(accelerator: Accelerator) -> object:
-    """How Ray Train joins its workers into a process group.
-
-    Returns:
-        A `ray.train.torch.TorchConfig`.
-    """
+def torch_config(accelerator: Accelerator) -> TorchConfig:
+    """How Ray Train joins its workers into a process group."""
     from ray.train.torch import TorchConfig
 
     return TorchConfig(backend=accelerator.process_group_backend, timeout_s=PROCESS_GROUP_TIMEOUT_S)
@@ -102,13 +105,9 @@ def worker_device(accelerator: Accelerator, workers_here: int) -> torch.device:
     return device
 
 
-def quiet_worker() -> None:
-    """Hide what Ray's libraries log inside a worker below an error."""
-    _quiet_loggers()
-
-
-def _quiet_loggers() -> None:
-    for name in ("ray", "ray.train", "ray.data", "ray.tune", "ray.serve"):
+def quiet_loggers() -> None:
+    """Hide what Ray's libraries log below an error; to be called once they are imported."""
+    for name in ("ray", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
@@ -141,14 +140,37 @@ def _start(accelerator: Accelerator, workers: int) -> None:
             raise _too_few(accelerator, workers, cards, "this machine has")
     # On the CPU any number of workers is allowed: Ray counts slots, the system shares the cores.
     slots = max(os.cpu_count() or 1, workers) + 1
-    ray.init(
-        address="local",
-        num_cpus=slots,
-        num_gpus=cards if accelerator is CUDA else 0,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    # Ray's core reports as an error that actors of Ray Data, which may restart, take arguments from
+    # the object store: its own doing, and no trouble while this process lives.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    with _held_back_stderr():
+        ray.init(
+            address="local",
+            num_cpus=slots,
+            num_gpus=cards if accelerator is CUDA else 0,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+
+
+@contextlib.contextmanager
+def _held_back_stderr() -> Iterator[None]:
+    """Keep what is written to the error stream, also by C++, and show it only after a failure."""
+    sys.stderr.flush()
+    real = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(real, held.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(real, 2)
+            os.close(real)
 
 
 def _require_room(accelerator: Accelerator, workers: int) -> None:

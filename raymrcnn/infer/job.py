@@ -9,13 +9,13 @@ import torch
 
 from raymrcnn.data.coco import CocoIndex, open_split
 from raymrcnn.device.accelerator import ROWS, Accelerator, parse_dtype
-from raymrcnn.errors import ConfigError, DataError
+from raymrcnn.errors import ConfigError, DataError, WeightError
 from raymrcnn.infer.sink import Predictions, open_predictions
 from raymrcnn.infer.sources import images_named, images_of_split
 from raymrcnn.model.maskrcnn import MaskRCNN, build_mask_rcnn
 from raymrcnn.model.predictor import Predictor
 from raymrcnn.structures import Category, ImageRef
-from raymrcnn.weights import load_model_source
+from raymrcnn.weights.source import load_model_source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,16 +45,6 @@ class PreparedInfer:
     job: InferJob
     predictions: Predictions
     index: CocoIndex | None
-    model: MaskRCNN
-    categories: tuple[Category | None, ...]  # of label 1, 2, ...
-
-    def build_predictor(self, device: torch.device) -> Predictor:
-        """A predictor of the job on a device."""
-        job = self.job
-        dtype = parse_dtype(job.dtype, ROWS[job.accelerator])
-        return _predictor(
-            self.model, self.categories, device, dtype, job.score_threshold, job.max_detections
-        )
 
 
 def prepare(job: InferJob) -> PreparedInfer:
@@ -66,7 +56,7 @@ def prepare(job: InferJob) -> PreparedInfer:
     _require_options(job)
     dtype = parse_dtype(job.dtype, ROWS[job.accelerator])
     index, refs = _images(job)
-    model, categories, digest = _model(job.weights)
+    _, categories, digest = _model(job.weights)
     if index is not None and job.score:
         _require_categories(job, categories, index)
     named = [c for c in categories if c is not None]
@@ -94,39 +84,39 @@ def prepare(job: InferJob) -> PreparedInfer:
             "categories": [[c.id, c.name] for c in named],
         },
     )
-    return PreparedInfer(
-        job=job, predictions=predictions, index=index, model=model, categories=categories
-    )
+    return PreparedInfer(job=job, predictions=predictions, index=index)
 
 
 def load_predictor(
     weights: str,
     accelerator: Accelerator,
+    device: torch.device,
     dtype: str = "float32",
     score_threshold: float = 0.05,
     max_detections: int = 100,
+    *,
+    digest: str = "",
 ) -> Predictor:
-    """A predictor on this process's first card of a kind.
+    """A predictor with these weights on a device.
+
+    Args:
+        weights: see `raymrcnn.weights.load_source`.
+        accelerator: of the device.
+        device: where to run.
+        dtype: float32, float16 or bfloat16.
+        score_threshold: a detection must score above.
+        max_detections: kept of an image.
+        digest: that the weights must have; "": any.
 
     Raises:
         WeightError, DeviceError, ConfigError: one line each.
     """
     chosen = parse_dtype(dtype, accelerator)
-    model, categories, _ = _model(weights)
-    device = torch.device(accelerator.torch_type)
-    return _predictor(model, categories, device, chosen, score_threshold, max_detections)
-
-
-def _predictor(
-    model: MaskRCNN,
-    categories: tuple[Category | None, ...],
-    device: torch.device,
-    dtype: torch.dtype,
-    score_threshold: float,
-    max_detections: int,
-) -> Predictor:
+    model, categories, found = _model(weights)
+    if digest and digest != found:
+        raise WeightError("changed while the job ran", where=weights, todo="start it anew")
     ids = [None if c is None else c.id for c in categories]
-    return Predictor(model, ids, device, dtype, score_threshold, max_detections)
+    return Predictor(model, ids, device, chosen, score_threshold, max_detections)
 
 
 def _require_options(job: InferJob) -> None:

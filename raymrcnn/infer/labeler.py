@@ -19,7 +19,7 @@ import torch
 from raymrcnn.data.images import decode_annotated_image, decode_image
 from raymrcnn.errors import DataError, RunError
 from raymrcnn.infer.sink import commit_block, read_images
-from raymrcnn.model.predictor import Predictor
+from raymrcnn.model.predictor import HostDetections, Predictor
 from raymrcnn.structures import Detections, Failure, ImageRef
 
 
@@ -120,7 +120,7 @@ def _gather(
     return images, good
 
 
-def _forward(predictor: Predictor, images: Sequence[torch.Tensor]) -> list[object]:
+def _forward(predictor: Predictor, images: Sequence[torch.Tensor]) -> list[HostDetections]:
     try:
         return predictor.forward(images)
     except torch.OutOfMemoryError as error:

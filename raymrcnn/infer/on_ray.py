@@ -16,9 +16,9 @@ import numpy as np
 import ray
 
 from raymrcnn.device.accelerator import CPU, ROWS
-from raymrcnn.device.on_ray import quiet_worker, ray_session, worker_device, worker_resources
+from raymrcnn.device.on_ray import quiet_loggers, ray_session, worker_device, worker_resources
 from raymrcnn.errors import RaymrcnnError, RunError
-from raymrcnn.infer.job import PreparedInfer
+from raymrcnn.infer.job import InferJob, PreparedInfer, load_predictor
 from raymrcnn.infer.labeler import BlockSummary, Labeler
 from raymrcnn.infer.sink import Predictions, finish
 from raymrcnn.rundir import SCORES, write_json
@@ -101,14 +101,17 @@ def _summaries(prepared: PreparedInfer, pending: list[int]) -> Iterator[BlockSum
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    quiet_loggers()  # ray.data sets its own levels when it is imported
     blocks = ray.data.from_numpy(np.array(pending, np.int64)).repartition(
         min(len(pending), MAX_RAY_BLOCKS)
     )
     labelled = blocks.map_batches(
         _Actor,
         batch_size=1,
+        # Small, so that an actor that dies is started again from the call alone.
         fn_constructor_kwargs={
-            "prepared": ray.put(prepared),
+            "job": job,
+            "predictions": prepared.predictions,
             "workers": min(job.workers, len(pending)),
         },
         compute=ray.data.ActorPoolStrategy(
@@ -131,23 +134,30 @@ def _summaries(prepared: PreparedInfer, pending: list[int]) -> Iterator[BlockSum
 class _Actor:
     """One card of the pool."""
 
-    def __init__(self, prepared: Any, workers: int) -> None:
-        quiet_worker()
-        self._prepared: PreparedInfer = ray.get(prepared)
-        accelerator = ROWS[self._prepared.job.accelerator]
+    def __init__(self, job: InferJob, predictions: Predictions, workers: int) -> None:
+        quiet_loggers()
+        self._predictions = predictions
+        accelerator = ROWS[job.accelerator]
+        predictor = load_predictor(
+            job.weights,
+            accelerator,
+            worker_device(accelerator, workers),
+            job.dtype,
+            job.score_threshold,
+            job.max_detections,
+            digest=predictions.manifest["fingerprint"]["weights"],
+        )
         cores = os.cpu_count() or 1
-        device = worker_device(accelerator, workers)
         self._labeler = Labeler(
-            self._prepared.build_predictor(device),
-            self._prepared.predictions.folder,
-            self._prepared.job.batch_size,
+            predictor,
+            predictions.folder,
+            job.batch_size,
             decode_threads=1 if accelerator is CPU else max(2, cores // max(workers, 1)),
         )
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        predictions = self._prepared.predictions
         summaries = [
-            self._labeler.label_block(block, predictions.rows_of(block))
+            self._labeler.label_block(block, self._predictions.rows_of(block))
             for block in batch["data"].tolist()
         ]
         rows = [asdict(summary) for summary in summaries]

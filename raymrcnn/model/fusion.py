@@ -1,8 +1,7 @@
 """Make a network cheaper to run once its weights are final; in place, for inference alone.
 
-`precompute_norms` keeps every bit of the results: on a CPU it takes what folding would, because the
-cost of a frozen batch norm is memory traffic. `fold_norms` changes results by float rounding and
-saves the passes altogether.
+`precompute_norms` keeps every bit of the results; `fold_norms` changes them by float rounding and
+saves the norms' passes over memory.
 """
 
 from __future__ import annotations
@@ -11,7 +10,8 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops.misc import FrozenBatchNorm2d
+
+from raymrcnn.model.backbone import FrozenNorm
 
 
 class Affine(nn.Module):
@@ -30,22 +30,22 @@ class Affine(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale and shift; the result is x itself where the dtypes agree."""
-        if x.dtype is not self.scale.dtype:
-            return x * self.scale + self.shift
-        return x.mul_(self.scale).add_(self.shift)
+        if x.dtype is self.scale.dtype:
+            return x.mul_(self.scale).add_(self.shift)
+        return (x * self.scale + self.shift).to(x.dtype)
 
 
 def precompute_norms(model: nn.Module) -> None:
     """Replace frozen batch norms by an `Affine` with the same bits, computed once."""
     for parent, _, norm_name, norm in _norms_after_convs(model):
-        setattr(parent, norm_name, Affine(*_scale_and_shift(norm)))
+        setattr(parent, norm_name, Affine(*norm.scale_and_shift()))
 
 
 def fold_norms(model: nn.Module) -> None:
     """Replace each frozen batch norm and the convolution before it by one convolution."""
     for parent, conv, norm_name, norm in _norms_after_convs(model):
         assert conv.bias is None, "torchvision's convolutions before a norm have no bias"
-        scale, shift = _scale_and_shift(norm.double())
+        scale, shift = norm.double().scale_and_shift()
         weight = conv.weight.double() * scale[:, None, None, None]
         conv.weight = nn.Parameter(weight.to(conv.weight.dtype), requires_grad=False)
         conv.bias = nn.Parameter(shift.to(conv.weight.dtype), requires_grad=False)
@@ -54,13 +54,13 @@ def fold_norms(model: nn.Module) -> None:
 
 def _norms_after_convs(
     model: nn.Module,
-) -> Iterator[tuple[nn.Module, nn.Conv2d, str, FrozenBatchNorm2d]]:
+) -> Iterator[tuple[nn.Module, nn.Conv2d, str, FrozenNorm]]:
     """Each frozen batch norm: its parent, the convolution that feeds it, its name, itself."""
     for parent in list(model.modules()):
         children = dict(parent.named_children())
         names = list(children)
         for name, child in children.items():
-            if not isinstance(child, FrozenBatchNorm2d):
+            if not isinstance(child, FrozenNorm):
                 continue
             # bn2 follows conv2; in a downsample Sequential, 1 follows 0.
             conv = children[
@@ -70,12 +70,6 @@ def _norms_after_convs(
             ]
             assert isinstance(conv, nn.Conv2d), f"no convolution before {name}"
             yield parent, conv, name, child
-
-
-def _scale_and_shift(norm: FrozenBatchNorm2d) -> tuple[Tensor, Tensor]:
-    # In the order of FrozenBatchNorm2d.forward, for the same rounding.
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    return scale, norm.bias - norm.running_mean * scale
 
 
 def lower_precision(model: nn.Module, dtype: torch.dtype) -> None:

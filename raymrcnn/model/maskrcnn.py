@@ -20,7 +20,14 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.transform import resize_boxes
 
 from raymrcnn.config import ModelConfig
-from raymrcnn.model.backbone import STAGES, STRIDES, PyramidBackbone, build_backbone, group_norm
+from raymrcnn.model.backbone import (
+    STAGES,
+    STRIDES,
+    FrozenNorm,
+    PyramidBackbone,
+    build_backbone,
+    group_norm,
+)
 from raymrcnn.model.conventions import CONVENTIONS, Conventions
 from raymrcnn.model.heads import BoxAndMaskHeads, BoxPredictor, MaskPredictor, ProposalHead
 from raymrcnn.model.pooling import PyramidPool
@@ -258,5 +265,5 @@ def trainable_summary(model: MaskRCNN) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in parameters),
         "trainable": sum(p.numel() for p in parameters if p.requires_grad),
         "frozen_stages": frozen,
-        "frozen_norms": sum(type(m).__name__ == "FrozenBatchNorm2d" for m in model.modules()),
+        "frozen_norms": sum(isinstance(m, FrozenNorm) for m in model.modules()),
     }

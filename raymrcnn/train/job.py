@@ -18,6 +18,7 @@ from raymrcnn.data.dataset import TrainDataset, check_images_exist
 from raymrcnn.errors import ConfigError, OutputError
 from raymrcnn.structures import ModelInfo
 from raymrcnn.train.checkpoint import committed_steps
+from raymrcnn.weights.source import load_source
 
 Resume = Literal["auto", "never", "must"]
 
@@ -81,8 +82,6 @@ def prepare(job: TrainJob, resume: Resume = "auto") -> PreparedJob:
     check_images_exist(index, job.data_root, split, dataset.images)
     steps = _earlier_steps(job, index, resume)
     if job.weights is not None and not steps:
-        from raymrcnn.weights import load_source
-
         load_source(job.weights)
     rundir.prepare_output(job.run_dir)
     info = ModelInfo(

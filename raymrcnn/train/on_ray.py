@@ -20,7 +20,7 @@ from ray.train.torch import TorchTrainer
 
 from raymrcnn.device.accelerator import ROWS
 from raymrcnn.device.on_ray import (
-    quiet_worker,
+    quiet_loggers,
     ray_session,
     torch_config,
     worker_device,
@@ -149,7 +149,7 @@ def _follow(
 
 def _worker(config: dict[str, Any]) -> None:
     """What Ray Train runs in each worker process."""
-    quiet_worker()
+    quiet_loggers()
     board, prepared = config["board"], config["prepared"]
     if isinstance(prepared, ray.ObjectRef):
         prepared = ray.get(prepared)

@@ -53,7 +53,8 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def _weights_and_biases(
     named: Iterable[tuple[str, nn.Parameter]],
 ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    weights, biases = [], []
+    weights: list[nn.Parameter] = []
+    biases: list[nn.Parameter] = []
     for name, parameter in named:
         if parameter.requires_grad:
             (biases if name.endswith("bias") else weights).append(parameter)

@@ -23,6 +23,8 @@ from raymrcnn.train.job import PreparedJob
 from raymrcnn.train.loop import Step, training_steps
 from raymrcnn.train.metrics import Clock, MetricsWriter
 from raymrcnn.train.optim import build_optimizer, learning_rate
+from raymrcnn.weights.load import backbone_init, load_into
+from raymrcnn.weights.source import load_source
 
 
 @dataclass(frozen=True, kw_only=True)
