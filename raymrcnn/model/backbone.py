@@ -39,7 +39,7 @@ class FrozenNorm(FrozenBatchNorm2d):  # type: ignore[misc]  # torchvision has no
         return (x * scale + shift).to(x.dtype)
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """X * scale + shift is what this layer computes; [channels] each."""
+        """What x is multiplied by, and what is added then; [channels] each."""
         # In the order of FrozenBatchNorm2d.forward, for the same rounding.
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         return scale, self.bias - self.running_mean * scale

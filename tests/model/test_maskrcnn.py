@@ -105,7 +105,7 @@ def test_nothing_found_has_the_shapes_of_something(ours: MaskRCNN, picture: Pict
     assert ours.detect([]) == []
 
 
-def test_losses_of_one_step_equal_torchvisions(
+def test_losses_and_gradients_of_one_step_equal_torchvisions(
     ours: MaskRCNN, reference: nn.Module, picture: Picture
 ) -> None:
     images = [picture(200, 300, 0), picture(300, 200, 1)]
@@ -119,6 +119,16 @@ def test_losses_of_one_step_equal_torchvisions(
     for name in LOSSES:
         assert expected[name] > 0
         torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=1e-5)
+    # Norms are written over their input here, which autograd must survive.
+    sum(expected.values()).backward()
+    sum(found.values()).backward()
+    gradients = {name: p.grad for name, p in reference.named_parameters()}
+    trained = {name: p.grad for name, p in ours.named_parameters() if p.requires_grad}
+    assert "backbone.body.layer2.0.conv1.weight" in trained
+    for name, gradient in trained.items():
+        scale = gradients[name].abs().max()
+        assert scale > 0
+        torch.testing.assert_close(gradient, gradients[name], atol=1e-4 * scale.item(), rtol=0)
 
 
 @pytest.mark.parametrize(
