@@ -13,7 +13,6 @@ from torch import Tensor
 from torchvision.ops import box_iou
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from raymrcnn.device.host_memory import reuse_freed_memory
 from raymrcnn.model.fusion import Affine
 from raymrcnn.model.maskrcnn import MaskRCNN
 from raymrcnn.model.predictor import Predictor
@@ -151,12 +150,3 @@ def test_low_precision_leaves_boxes_in_float32(quick: MaskRCNN, picture: Picture
     coarse = torch.from_numpy(found.boxes).bfloat16().float().numpy()
     inner = (found.boxes > 40) & (found.boxes < 230)
     assert (coarse != found.boxes)[inner].mean() > 0.9
-
-
-def test_keeping_freed_memory_changes_no_result(quick: MaskRCNN, picture: Picture) -> None:
-    predictor = Predictor(quick, CATEGORIES, CPU, max_detections=30)
-    first = predictor.forward([picture(120, 160, 0)])[0]
-    if not reuse_freed_memory():
-        pytest.skip("the C allocator is not glibc's")
-    again = predictor.forward([picture(120, 160, 0)])[0]
-    assert torch.equal(first.mask_probs, again.mask_probs)
