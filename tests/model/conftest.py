@@ -17,6 +17,8 @@ from raymrcnn.model.maskrcnn import MaskRCNN, build_mask_rcnn
 torch.set_num_threads(1)
 
 NUM_CLASSES = 5
+# Fewer proposals than the default, for speed.
+CONFIG = ModelConfig(rpn_post_nms_test=300, rpn_post_nms_train=500, box_samples_per_image=128)
 
 
 def make_picture(height: int, width: int, seed: int) -> Tensor:
@@ -78,7 +80,7 @@ def calibrate(model: nn.Module, image: Tensor) -> nn.Module:
 
 
 @cache
-def reference_model(short_side: int = 192, long_side: int = 320, **options: object) -> nn.Module:
+def reference_model(short_side: int = 192, long_side: int = 320) -> nn.Module:
     """torchvision's own maskrcnn_resnet50_fpn with calibrated weights, in eval mode."""
     torch.manual_seed(0)
     model = maskrcnn_resnet50_fpn(
@@ -87,7 +89,9 @@ def reference_model(short_side: int = 192, long_side: int = 320, **options: obje
         num_classes=NUM_CLASSES + 1,
         min_size=short_side,
         max_size=long_side,
-        **options,
+        rpn_post_nms_top_n_test=CONFIG.rpn_post_nms_test,
+        rpn_post_nms_top_n_train=CONFIG.rpn_post_nms_train,
+        box_batch_size_per_image=CONFIG.box_samples_per_image,
     )
     frozen(model)
     return calibrate(model, make_picture(240, 320, 0).float() / 255).eval()
@@ -102,12 +106,10 @@ def frozen(model: nn.Module) -> None:
             frozen(child)
 
 
-def same_weights(config: ModelConfig, reference: nn.Module, **limits: object) -> MaskRCNN:
-    """Our model of that config, with the weights and the image size of a torchvision model."""
+def same_weights(reference: nn.Module) -> MaskRCNN:
+    """Our model, with the weights and the image size of a torchvision model."""
     transform = reference.transform
-    model = build_mask_rcnn(
-        config, NUM_CLASSES, transform.min_size[-1], transform.max_size, **limits
-    )
+    model = build_mask_rcnn(CONFIG, NUM_CLASSES, transform.min_size[-1], transform.max_size)
     model.load_state_dict(reference.state_dict())
     return model
 
@@ -130,9 +132,14 @@ def full_size_reference() -> nn.Module:
 
 
 @pytest.fixture
+def full_size_ours(full_size_reference: nn.Module) -> MaskRCNN:
+    return same_weights(full_size_reference).eval()
+
+
+@pytest.fixture
 def ours(reference: nn.Module) -> MaskRCNN:
     """Our model with the weights of `reference`, in eval mode."""
-    return same_weights(ModelConfig(), reference).eval()
+    return same_weights(reference).eval()
 
 
 @pytest.fixture

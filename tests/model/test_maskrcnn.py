@@ -70,14 +70,12 @@ def test_detections_equal_torchvisions(ours: MaskRCNN, expected: Expected) -> No
 
 @pytest.mark.slow
 def test_detections_equal_torchvisions_at_full_size(
-    full_size_reference: nn.Module, picture: Picture
+    full_size_ours: MaskRCNN, full_size_reference: nn.Module, picture: Picture
 ) -> None:
-    ours = build_mask_rcnn(ModelConfig(), 5, 800, 1333).eval()
-    ours.load_state_dict(full_size_reference.state_dict())
     image = picture(480, 640, 3)
     with torch.no_grad():
         expected = full_size_reference([image.float() / 255])[0]
-    found = ours.detect([image])[0]
+    found = full_size_ours.detect([image])[0]
     assert torch.equal(found.labels, expected["labels"])
     assert torch.equal(found.scores, expected["scores"])
     torch.testing.assert_close(found.boxes, expected["boxes"], atol=1e-3, rtol=0)
