@@ -121,7 +121,9 @@ def run(progress: ProgressLine, **options: Any) -> Any:
             progress.note(f"going on: {before} of {images} images are done")
 
     def on_block(block: Any) -> None:
-        nonlocal done, failed, new
+        nonlocal done, failed, new, began
+        if not new:
+            began = time.perf_counter() - block.seconds  # without the start of Ray and the actors
         done, new = done + block.num_images, new + block.num_images
         failed += block.num_failures
         rate = new / (time.perf_counter() - began)

@@ -1,0 +1,230 @@
+"""The main job through the command line and the real engines, and what kills leave behind."""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "train"))
+from small import SMALL
+
+COMMAND = [sys.executable, "-m", "raymrcnn.cli.main"]
+SETS = [word for text in SMALL for word in ("--set", text)]
+
+pytestmark = pytest.mark.ray
+
+
+def call(*words: object, code: int = 0) -> dict[str, Any]:
+    """Run a command with --json to its end, and read what it prints."""
+    done = subprocess.run(
+        [*COMMAND, *map(str, words), "--json"], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == code, f"{words}: {done.stdout}{done.stderr}"
+    return json.loads(done.stdout) if done.stdout else {}
+
+
+def start(*words: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_until(done: Callable[[], bool], process: subprocess.Popen[str], limit_s: float) -> None:
+    end = time.monotonic() + limit_s
+    while not done():
+        assert process.poll() is None, f"ended early: {process.stdout and process.stdout.read()}"
+        assert time.monotonic() < end, "took too long"
+        time.sleep(0.05)
+
+
+def workers_of(process: subprocess.Popen[str], title: str) -> list[int]:
+    """Processes of a driver's Ray whose title holds a word, by walking down from the driver."""
+    children = collections.defaultdict(list)
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            children[parent].append(int(entry.name))
+    found, queue = [], [process.pid]
+    while queue:
+        for child in children[queue.pop()]:
+            queue.append(child)
+            try:
+                if title in (Path("/proc") / str(child) / "cmdline").read_text():
+                    found.append(child)
+            except OSError:
+                continue
+    return found
+
+
+def train_words(data: Path, run: Path) -> list[object]:
+    return ["train", "--data", data, "--recipe", "tiny", *SETS, "--set", "optim.max_iter=40",
+            "--set", "checkpoint.every=10", "--workers", 2, "--out", run]  # fmt: skip
+
+
+def infer_words(data: Path, run: Path, out: Path) -> list[object]:
+    return ["infer", "--data", data, "--split", "train2017", "--weights", run, "--out", out,
+            "--workers", 2, "--batch-size", 4]  # fmt: skip
+
+
+def parameters(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / (run / "last").read_text().strip() / "model.safetensors")
+
+
+def rows(folder: Path) -> dict[int, Any]:
+    """Every result row by image id; fails where an image has more than one, or none."""
+    found: dict[int, Any] = {}
+    tables = [pq.read_table(path) for path in sorted(folder.glob("part-*.parquet"))]
+    for row in [r for table in tables for r in table.to_pylist()]:
+        assert row["image_id"] not in found, "an image has two rows"
+        found[row["image_id"]] = row
+    failed = pq.read_table(folder / "failures.parquet").column("image_id").to_pylist()
+    assert not set(failed) & set(found)
+    asked = pq.read_table(folder / "images.parquet").column("image_id").to_pylist()
+    assert sorted([*failed, *found]) == sorted(asked)
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(made_up: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run of two workers."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    assert call(*train_words(made_up, run))["status"] == "complete"
+    return run
+
+
+@pytest.fixture(scope="module")
+def labelled(made_up: Path, whole: Path) -> Path:
+    """An uninterrupted prediction job of two actors."""
+    out = whole.parent / "predictions"
+    assert call(*infer_words(made_up, whole, out))["num_images"] == 32
+    return out
+
+
+def test_train_infer_score_report_hold_together(made_up: Path, whole: Path, labelled: Path) -> None:
+    assert len(rows(labelled)) == 32
+    scores = json.loads((labelled / "scores.json").read_text())
+    assert list(scores["segm"]) == [
+        "AP",
+        "AP50",
+        "AP75",
+        "APs",
+        "APm",
+        "APl",
+        "AR1",
+        "AR10",
+        "AR100",
+        "ARs",
+        "ARm",
+        "ARl",
+    ]
+
+    dt = labelled.parent / "dt.json"
+    again = call(*infer_words(made_up, whole, labelled), "--coco-json", dt)
+    assert again["already_done"]
+    from_json = call("score", "--predictions", dt, "--data", made_up, "--split", "train2017")
+    assert from_json["bbox"] == scores["bbox"]
+    assert from_json["segm"] == scores["segm"]
+    assert call("score", labelled)["segm"] == scores["segm"]
+
+    page = Path(call("report", whole, labelled)["report"])
+    assert "</html>" in page.read_text()
+    done = call(*train_words(made_up, whole))
+    assert (done["resumed_from"], done["step"]) == (40, 40)
+
+
+@pytest.mark.slow
+def test_an_interrupt_saves_and_the_same_command_ends_with_the_same_bits(
+    made_up: Path, whole: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    driver = start(*train_words(made_up, run))
+    metrics = run / "metrics.jsonl"
+    wait_until(lambda: metrics.exists() and metrics.stat().st_size > 0, driver, 120)
+    driver.send_signal(signal.SIGINT)
+    output, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 130, output
+    assert "goes on" in output
+    done = call(*train_words(made_up, run))
+    assert 0 < done["resumed_from"] < 40
+    ours, theirs = parameters(run), parameters(whole)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["worker", "driver"])
+def test_a_killed_run_goes_on_and_ends_with_the_same_bits(
+    made_up: Path, whole: Path, tmp_path: Path, victim: str
+) -> None:
+    run = tmp_path / "run"
+    driver = start(*train_words(made_up, run))
+    wait_until(lambda: (run / "last").exists(), driver, 120)
+    if victim == "driver":
+        os.kill(driver.pid, signal.SIGKILL)
+        driver.wait(timeout=30)
+        assert call(*train_words(made_up, run))["resumed_from"] >= 10
+    else:
+        workers = workers_of(driver, "RayTrainWorker")
+        assert workers, "no worker process was found"
+        os.kill(workers[0], signal.SIGKILL)
+        output, _ = driver.communicate(timeout=200)
+        assert driver.returncode == 0, output
+    ours, theirs = parameters(run), parameters(whole)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").open()]
+    assert steps == sorted(set(steps))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["actor", "driver"])
+def test_a_killed_prediction_job_goes_on_with_each_image_once(
+    made_up: Path, whole: Path, labelled: Path, tmp_path: Path, victim: str
+) -> None:
+    out = tmp_path / "predictions"
+    words = infer_words(made_up, whole, out)
+    driver = start(*words)
+    wait_until(lambda: len(workers_of(driver, "MapWorker")) > 0, driver, 120)
+    if victim == "driver":
+        wait_until(lambda: bool(list(out.glob("part-*"))) or driver.poll() is not None, driver, 120)
+        os.kill(driver.pid, signal.SIGKILL)
+        driver.wait(timeout=30)
+        call(*words)
+    else:
+        os.kill(workers_of(driver, "MapWorker")[0], signal.SIGKILL)
+        output, _ = driver.communicate(timeout=200)
+        assert driver.returncode == 0, output
+    assert rows(out) == rows(labelled)
+
+
+@pytest.mark.slow
+def test_a_non_finite_loss_ends_with_one_line(made_up: Path, tmp_path: Path) -> None:
+    words = train_words(made_up, tmp_path / "run")
+    done = subprocess.run(
+        [*COMMAND, *map(str, words), "--set", "optim.base_lr=1e30",
+         "--set", "optim.clip_grad_norm=0"],
+        capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: step ")]
+    assert len(errors) == 1
+    assert "for images" in errors[0]
+    assert "Traceback" not in done.stderr
