@@ -163,7 +163,7 @@ class OptimConfig:
     gamma: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "base_lr", "reference_batch_size", "max_iter"):
+        for name in ("batch_size", "base_lr", "reference_batch_size", "max_iter", "gamma"):
             _require(getattr(self, name) > 0, f"optim.{name}", "must be positive")
         for name in (
             "weight_decay",
@@ -237,7 +237,8 @@ def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
             the field cannot take.
     """
     document = recipe.to_json()
-    known = list(field_paths(Recipe))
+    hints = dict(_leaves(Recipe))
+    known = [path for path in hints if path != "name"]  # a name is what the recipe is called
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         path = path.strip()
@@ -247,7 +248,7 @@ def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
                 where="--set",
                 todo="write it as section.field=value",
             )
-        if path not in known or path == "name":
+        if path not in known:
             near = difflib.get_close_matches(path, known, n=3, cutoff=0.4)
             by_leaf = [k for k in known if k.rpartition(".")[2] == path.rpartition(".")[2]]
             hint = list(dict.fromkeys(by_leaf + near))[:3]
@@ -260,25 +261,32 @@ def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
             )
         section, dot, leaf = path.rpartition(".")
         target = document[section] if dot else document
-        target[leaf] = _literal(text.strip())
+        target[leaf] = _literal(text.strip(), hints[path])
     return recipe_from_json(document)
 
 
-def field_paths(kind: type[Any], prefix: str = "") -> Iterable[str]:
+def field_paths(kind: type[Any]) -> Iterable[str]:
     """Dotted names of all leaf fields of a config class, in declaration order."""
+    return (path for path, _ in _leaves(kind))
+
+
+def _leaves(kind: type[Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Dotted names of all leaf fields and their types."""
     hints = get_type_hints(kind)
     for item in dataclasses.fields(kind):
         if dataclasses.is_dataclass(hints[item.name]):
-            yield from field_paths(hints[item.name], f"{prefix}{item.name}.")
+            yield from _leaves(hints[item.name], f"{prefix}{item.name}.")
         else:
-            yield f"{prefix}{item.name}"
+            yield f"{prefix}{item.name}", hints[item.name]
 
 
-def _literal(text: str) -> Any:
+def _literal(text: str, hint: Any) -> Any:
     try:
-        return json.loads(text)
-    except ValueError:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
         return text
+    # A split may be called 2017, or true: words need no quotes.
+    return text if hint is str and not isinstance(value, str) else value
 
 
 _T = TypeVar("_T")
@@ -328,14 +336,21 @@ def _coerce(hint: Any, value: Any, path: str) -> Any:
         if isinstance(value, (list, tuple)):
             return tuple(_coerce(args[0], v, f"{path}[{i}]") for i, v in enumerate(value))
         raise ConfigError(f"{value!r} is not a list", where=path, todo="write it as [1,2,3]")
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is float and is_number and math.isfinite(value):
-        return float(value)
-    if hint is int and is_number and float(value).is_integer():
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    if hint is float and (isinstance(value, float) or is_int):
+        number = _as_float(value)
+        if math.isfinite(number):
+            return number
+    if hint is int and (is_int or (isinstance(value, float) and value.is_integer())):
         return int(value)
-    if hint is bool and isinstance(value, bool):
+    if hint in (bool, str) and isinstance(value, hint):
         return value
-    if hint is str:
-        return value if isinstance(value, str) else json.dumps(value)
-    word = {float: "a number", int: "a whole number", bool: "true or false"}.get(hint, str(hint))
+    word = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}[hint]
     raise ConfigError(f"{value!r} is not {word}", where=path)
+
+
+def _as_float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # a whole number with hundreds of digits
+        return math.inf
