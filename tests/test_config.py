@@ -269,8 +269,7 @@ def test_no_value_of_a_wrong_type_passes(path: str, value: Any) -> None:
     (document[section] if section else document)[leaf] = value
     try:
         after = value_at(recipe_from_json(document), path)
-    except ConfigError as error:
-        assert "\n" not in str(error).replace(repr(value), "")
+    except ConfigError:
         return
     was = value_at(before, path)
     if path == "model.frozen_norm_eps":
