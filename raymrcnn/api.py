@@ -5,6 +5,7 @@ Paths may be relative; they are taken from the current folder. Nothing here prin
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -19,10 +20,11 @@ from raymrcnn.config import Recipe
 from raymrcnn.data.coco import CocoIndex, open_split
 from raymrcnn.data.images import decode_image
 from raymrcnn.device.accelerator import CPU, Accelerator, num_cards, pick
-from raymrcnn.errors import ConfigError, DeviceError
+from raymrcnn.errors import ConfigError, DeviceError, OutputError
 from raymrcnn.infer.job import InferJob, load_predictor
 from raymrcnn.infer.job import prepare as prepare_infer
 from raymrcnn.infer.labeler import BlockSummary
+from raymrcnn.infer.sink import image_ids
 from raymrcnn.recipes import recipe_named
 from raymrcnn.score.coco import Scores
 from raymrcnn.structures import Detections, ImageRef
@@ -102,14 +104,17 @@ def train(
     if prepared.start >= last:
         return _train_result(job, prepared.start, "complete", prepared.start)
     try:
-        step = run_training(
-            prepared,
-            cluster=cluster,
-            on_news=on_news or (lambda item: None),
-            stop=stop or threading.Event(),
-        )
-    except BaseException:
-        write_run_json(prepared, "failed")
+        with rundir.exclusive(job.run_dir):
+            step = run_training(
+                prepared,
+                cluster=cluster,
+                on_news=on_news or (lambda item: None),
+                stop=stop or threading.Event(),
+            )
+    except BaseException as error:
+        with contextlib.suppress(OutputError):  # what went wrong first matters
+            kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            write_run_json(prepared, kind)
         raise
     status = "complete" if step >= last else "interrupted"
     write_run_json(prepared, status)
@@ -185,9 +190,10 @@ def infer(
     if on_start is not None:
         done = sum(len(before.rows_of(block)) for block in before.done())
         on_start(int(before.manifest["num_images"]), done)
-    after, scores = run_inference(
-        prepared, cluster=cluster, on_block=on_block or (lambda summary: None)
-    )
+    with rundir.exclusive(before.folder):
+        after, scores = run_inference(
+            prepared, cluster=cluster, on_block=on_block or (lambda summary: None)
+        )
     kept = after.folder / rundir.SCORES
     return InferResult(
         folder=after.folder,
@@ -259,12 +265,13 @@ def score(
     truth = _truth(source, about, annotations, data, split)
     if source.is_file():
         return score_coco_json(truth, source)
-    options = about.get("fingerprint", {})
+    # Images that failed count as images without detections; those never asked for do not count.
+    limited = bool(about.get("fingerprint", {}).get("limit"))
     with ray_session(cluster, CPU, 1):
         scores = score_predictions(
             source,
             truth,
-            images="predicted" if options.get("limit") else "all",
+            images=image_ids(source) if limited else "all",
             max_tasks=workers or None,
         )
     rundir.write_json(source / rundir.SCORES, scores.to_json())

@@ -7,6 +7,7 @@ sees the old file or the new one, never a half. Disk errors become an `OutputErr
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -39,6 +40,9 @@ IMAGES = "images.parquet"
 FAILURES = "failures.parquet"
 SCORES = "scores.json"
 PART_GLOB = "part-*.parquet"
+FAILED_GLOB = "failed-*.parquet"  # of a job that is not complete
+
+LOCK = ".lock"
 
 
 def step_name(step: int) -> str:
@@ -49,6 +53,11 @@ def step_name(step: int) -> str:
 def part_name(block: int) -> str:
     """The name of the results file of one block of input images."""
     return f"part-{block:06d}.parquet"
+
+
+def failed_name(block: int) -> str:
+    """The name of the failures file of one block, until the job is complete."""
+    return f"failed-{block:06d}.parquet"
 
 
 def local_path(text: str | os.PathLike[str], option: str) -> Path:
@@ -78,6 +87,25 @@ def prepare_output(folder: Path) -> None:
         os.write(descriptor, b"raymrcnn")
         os.close(descriptor)
         os.unlink(probe)
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Keep other processes from running in the same folder; a kill lets go of it.
+
+    Raises:
+        OutputError: another process runs there.
+    """
+    with disk_errors(folder), (folder / LOCK).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(
+                "another process is at work here",
+                where=str(folder),
+                todo="wait for it or stop it, or choose another --out",
+            ) from None
+        yield
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ WORKERS = 2
 def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for everything.")] = Path("demo"),
     device: Device = "cpu",
-    steps: Annotated[int, typer.Option(min=1, help="Training steps of 8 images.")] = 300,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of 8 images.")] = 200,
     as_json: Json = False,
 ) -> None:
     """Make data, train, infer, score and report, in minutes on a CPU.

@@ -20,7 +20,7 @@ from raymrcnn.device.on_ray import quiet_loggers, ray_session, worker_device, wo
 from raymrcnn.errors import RaymrcnnError, RunError
 from raymrcnn.infer.job import InferJob, PreparedInfer, load_predictor
 from raymrcnn.infer.labeler import BlockSummary, Labeler
-from raymrcnn.infer.sink import Predictions, finish
+from raymrcnn.infer.sink import Predictions, finish, image_ids
 from raymrcnn.rundir import SCORES, write_json
 from raymrcnn.score.coco import Scores
 from raymrcnn.score.on_ray import score_predictions
@@ -58,7 +58,9 @@ def run_inference(
             return predictions, None
         assert prepared.index is not None
         scores = score_predictions(
-            predictions.folder, prepared.index, images="predicted" if job.limit else "all"
+            predictions.folder,
+            prepared.index,
+            images=image_ids(predictions.folder) if job.limit else "all",
         )
         write_json(scores_path, scores.to_json())
         return predictions, scores

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -130,6 +132,12 @@ def read_images(folder: Path, rows: range) -> list[ImageRef]:
     return [ImageRef(**row) for row in table.to_pylist()]
 
 
+def image_ids(folder: Path) -> npt.NDArray[np.int64]:
+    """The ids of all images of the job, int64, in order."""
+    table = pq.read_table(folder / rundir.IMAGES, columns=["image_id"])
+    return table.column("image_id").to_numpy()  # type: ignore[no-any-return]
+
+
 def commit_block(
     folder: Path, block: int, detections: Sequence[Detections], failures: Sequence[Failure]
 ) -> None:
@@ -186,7 +194,7 @@ def read_results(folder: Path) -> Iterator[Detections]:
 
 
 def _failed(folder: Path, block: int) -> Path:
-    return folder / f"failed-{block:06d}.parquet"
+    return folder / rundir.failed_name(block)
 
 
 def _write_table(path: Path, table: pa.Table) -> None:

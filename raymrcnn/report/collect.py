@@ -28,7 +28,7 @@ NUM_SCORE_BINS = 40
 NUM_FAILURES_SHOWN = 20
 _MAX_REASONS = 500  # distinct ones that are counted; the rest is counted together
 _BATCH_ROWS = 256
-_FAILED_BLOCKS = "failed-*.parquet"  # until infer has gathered them
+_FAILED_BLOCKS = rundir.FAILED_GLOB  # until infer has gathered them
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
