@@ -65,12 +65,22 @@ def test_folded_norms_change_results_by_rounding_alone(quick: MaskRCNN, picture:
 
 def test_one_image_and_a_batch_agree(quick: MaskRCNN, picture: Picture) -> None:
     predictor = Predictor(quick, CATEGORIES, CPU, max_detections=30)
-    images = [picture(200, 300, seed) for seed in range(3)]
+    images = [picture(200, width, seed) for seed, width in enumerate((300, 295, 300))]
+    assert {predictor.padded_size(200, width) for width in (300, 295)} == {(192, 288)}
     together = predictor.predict(images, refs(3))
     alone = [predictor.predict([image], refs(1))[0] for image in images]
     for a, b in zip(together, alone, strict=True):
         assert len(a.scores) > 0
         assert_alike(a, b, box_px=0.01, score=1e-3)
+
+
+@pytest.mark.parametrize("size", [(240, 320), (333, 201), (1, 900), (64, 64)])
+def test_padded_size_is_that_of_the_batch(
+    quick: MaskRCNN, picture: Picture, size: tuple[int, int]
+) -> None:
+    batch, _ = quick.transform([picture(*size, 0)])
+    predictor = Predictor(quick, CATEGORIES, CPU)
+    assert predictor.padded_size(*size) == tuple(batch.tensors.shape[-2:])
 
 
 def test_best_comes_first_and_boxes_lie_inside(quick: MaskRCNN, picture: Picture) -> None:
