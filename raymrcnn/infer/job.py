@@ -15,6 +15,7 @@ from raymrcnn.infer.sources import images_named, images_of_split
 from raymrcnn.model.maskrcnn import MaskRCNN, build_mask_rcnn
 from raymrcnn.model.predictor import Predictor
 from raymrcnn.structures import Category, ImageRef
+from raymrcnn.weights.load import load_into
 from raymrcnn.weights.source import load_model_source
 
 
@@ -145,7 +146,10 @@ def _model(weights: str) -> tuple[MaskRCNN, tuple[Category | None, ...], str]:
     model = build_mask_rcnn(
         source.config, len(source.categories), source.short_side, source.long_side
     )
-    model.load_state_dict(source.state)
+    try:
+        load_into(model, source.state, allow_new_heads=False)
+    except WeightError as error:
+        raise WeightError(error.what, where=source.description, todo=error.todo) from None
     return model.eval(), source.categories, source.digest
 
 

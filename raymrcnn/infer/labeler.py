@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from raymrcnn.errors import DataError, RunError
 from raymrcnn.infer.sink import commit_block, read_images
 from raymrcnn.model.predictor import HostDetections, Predictor
 from raymrcnn.structures import Detections, Failure, ImageRef
+
+MOST_WAITING = 2  # batches of decoded images that wait for others of their size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,7 @@ class Labeler:
         self._predictor = predictor
         self._folder = folder
         self._batch_size = batch_size
+        self._decode_threads = decode_threads
         self._decoders = ThreadPoolExecutor(decode_threads, "decode")
         self._paster = ThreadPoolExecutor(1, "paste")
         # Blocks may be labelled from several threads, so that one decodes while another predicts.
@@ -67,24 +71,21 @@ class Labeler:
         """
         began = time.perf_counter()
         refs = read_images(self._folder, rows)
-        decoding = [self._decoders.submit(_decoded, ref) for ref in refs]
         failures: list[Failure] = []
         pasting: list[Future[list[Detections]]] = []
         wait_s = device_s = 0.0
-        for start in range(0, len(refs), self._batch_size):
-            span = slice(start, start + self._batch_size)
-            mark = time.perf_counter()
-            images, good = _gather(decoding[span], refs[span], failures)
-            decoding[span] = [Future() for _ in decoding[span]]  # lets go of the pixels
+        mark = time.perf_counter()
+        for images, good in self._batches(refs, failures):
             wait_s += time.perf_counter() - mark
-            if not good:
-                continue
             with self._device:
                 mark = time.perf_counter()
                 found = _forward(self._predictor, images)
                 device_s += time.perf_counter() - mark
             pasting.append(self._paster.submit(self._predictor.finish, found, good))
+            mark = time.perf_counter()
         detections = [one for batch in pasting for one in batch.result()]
+        place = {ref.image_id: k for k, ref in enumerate(refs)}
+        detections.sort(key=lambda one: place[one.image_id])
         commit_block(self._folder, block, detections, failures)
         return BlockSummary(
             block=block,
@@ -97,27 +98,53 @@ class Labeler:
             error=f"{failures[0].file_name}: {failures[0].error}" if failures else "",
         )
 
+    def _batches(
+        self, refs: Sequence[ImageRef], failures: list[Failure]
+    ) -> Iterator[tuple[list[torch.Tensor], list[ImageRef]]]:
+        """Decoded images, up to a batch that share a padded size; failures go into the list.
+
+        Images of several sizes in one batch would change each other's detections, which would then
+        depend on the size of batches and blocks. So images wait for others of their size, a few
+        batches of them at a time.
+        """
+        waiting: dict[tuple[int, int], tuple[list[torch.Tensor], list[ImageRef]]] = {}
+        num_waiting = 0
+        for ref, pixels in self._decoded_ahead(refs):
+            try:
+                image = pixels.result()
+            except DataError as error:
+                failures.append(
+                    Failure(image_id=ref.image_id, file_name=ref.file_name, error=error.what)
+                )
+                continue
+            size = self._predictor.padded_size(*image.shape[-2:])
+            images, named = waiting.setdefault(size, ([], []))
+            images.append(image)
+            named.append(ref)
+            num_waiting += 1
+            if len(images) == self._batch_size or num_waiting == MOST_WAITING * self._batch_size:
+                fullest = max(waiting, key=lambda key: len(waiting[key][1]))
+                num_waiting -= len(waiting[fullest][1])
+                yield waiting.pop(fullest)
+        yield from waiting.values()
+
+    def _decoded_ahead(
+        self, refs: Sequence[ImageRef]
+    ) -> Iterator[tuple[ImageRef, Future[torch.Tensor]]]:
+        """Images in order, with the next ones being decoded."""
+        ahead: deque[tuple[ImageRef, Future[torch.Tensor]]] = deque()
+        for ref in refs:
+            ahead.append((ref, self._decoders.submit(_decoded, ref)))
+            if len(ahead) > self._batch_size + self._decode_threads:
+                yield ahead.popleft()
+        while ahead:
+            yield ahead.popleft()
+
 
 def _decoded(ref: ImageRef) -> torch.Tensor:
     if ref.width and ref.height:
         return decode_annotated_image(ref.uri, ref.width, ref.height)
     return decode_image(ref.uri)
-
-
-def _gather(
-    decoding: Sequence[Future[torch.Tensor]], refs: Sequence[ImageRef], failures: list[Failure]
-) -> tuple[list[torch.Tensor], list[ImageRef]]:
-    images, good = [], []
-    for pixels, ref in zip(decoding, refs, strict=True):
-        try:
-            images.append(pixels.result())
-        except DataError as error:
-            failures.append(
-                Failure(image_id=ref.image_id, file_name=ref.file_name, error=error.what)
-            )
-        else:
-            good.append(ref)
-    return images, good
 
 
 def _forward(predictor: Predictor, images: Sequence[torch.Tensor]) -> list[HostDetections]:

@@ -82,6 +82,14 @@ class Predictor:
         if low_precision:
             lower_precision(self._model, dtype)
 
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) in pixels of the batch that an image of this size makes alone.
+
+        What pads an image reaches its features. Where all images of a batch have one padded size,
+        each gets the detections that it gets alone.
+        """
+        return self._model.transform.padded_size(height, width)
+
     def predict(self, images: Sequence[Tensor], refs: Sequence[ImageRef]) -> list[Detections]:
         """Detections of one batch.
 

@@ -70,6 +70,12 @@ class ImageTransform(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvi
             target["masks"] = interpolate(target["masks"][:, None].float(), size=size)[:, 0].byte()
         return image, target
 
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) in pixels of the batch that an image makes alone."""
+        size = resized_size(height, width, max(self.min_size), self.max_size)
+        step = self.size_divisible
+        return -(-size[0] // step) * step, -(-size[1] // step) * step
+
 
 def resized_size(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:
     """(height, width) in pixels after scaling; rounded down, and at least 1 pixel a side."""

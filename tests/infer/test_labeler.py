@@ -1,0 +1,233 @@
+"""A block is labelled alike whatever shares its batch, and bad images cost only themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from refusing_disks import full_disk
+from small_weights import small_predictor
+
+from raymrcnn import rundir
+from raymrcnn.data.coco import open_split
+from raymrcnn.errors import OutputError, RunError
+from raymrcnn.infer.labeler import BlockSummary, Labeler
+from raymrcnn.infer.sink import Predictions, finish, open_predictions, read_results
+from raymrcnn.infer.sources import images_named, images_of_split
+from raymrcnn.masks import rle_to_bitmap
+from raymrcnn.model.predictor import HostDetections, Predictor
+from raymrcnn.structures import Detections, ImageRef
+
+# An untrained network scores all its boxes alike, and rounding that differs with the size of a
+# batch may swap two of them.
+SCORE_TOLERANCE, BOX_TOLERANCE_PX = 1e-5, 0.01
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    return small_predictor()
+
+
+@pytest.fixture(scope="module")
+def val(made_up: Path) -> list[ImageRef]:
+    return images_of_split(open_split(made_up, "val2017"), made_up, "val2017")
+
+
+def label(
+    predictor: Predictor,
+    folder: Path,
+    refs: Sequence[ImageRef],
+    batch_size: int,
+    block_rows: int = 16,
+) -> tuple[Predictions, list[BlockSummary]]:
+    opened = open_predictions(folder, refs, {}, {})
+    opened.manifest["block_rows"] = block_rows
+    labeler = Labeler(predictor, folder, batch_size, decode_threads=2)
+    summaries = [labeler.label_block(b, opened.rows_of(b)) for b in opened.pending()]
+    return finish(opened, {}), summaries
+
+
+def assert_alike(some: Sequence[Detections], others: Sequence[Detections]) -> None:
+    assert [one.image_id for one in some] == [one.image_id for one in others]
+    for one, other in zip(some, others, strict=True):
+        assert (one.file_name, one.width, one.height) == (
+            other.file_name, other.width, other.height)  # fmt: skip
+        np.testing.assert_allclose(one.scores, other.scores, atol=SCORE_TOLERANCE)
+        for k, box in enumerate(one.boxes):
+            near = np.abs(other.boxes - box).max(axis=1) < BOX_TOLERANCE_PX
+            near &= np.abs(other.scores - one.scores[k]) < SCORE_TOLERANCE
+            assert (near & (other.category_ids == one.category_ids[k])).any()
+
+
+@pytest.mark.parametrize(("batch_size", "block_rows"), [(1, 16), (2, 3), (3, 8), (32, 1), (32, 16)])
+def test_results_do_not_depend_on_batches_and_blocks(
+    predictor: Predictor, val: list[ImageRef], tmp_path: Path, batch_size: int, block_rows: int
+) -> None:
+    label(predictor, tmp_path, val, batch_size, block_rows)
+    found = list(read_results(tmp_path))
+    alone = [
+        predictor.predict([image], [ref])[0]
+        for ref, image in zip(val, (pixels(ref) for ref in val), strict=True)
+    ]
+    assert sum(len(one.scores) for one in alone) > 50
+    assert len({(ref.height, ref.width) for ref in val}) > 3  # else nothing was tested
+    assert_alike(found, alone)
+
+
+def pixels(ref: ImageRef) -> torch.Tensor:
+    return torch.from_numpy(np.array(Image.open(ref.uri).convert("RGB"))).permute(2, 0, 1)
+
+
+def test_the_same_batches_give_the_same_bytes(
+    predictor: Predictor, val: list[ImageRef], tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        label(predictor, tmp_path / name, val, batch_size=3)
+    part = rundir.part_name(0)
+    assert (tmp_path / "a" / part).read_bytes() == (tmp_path / "b" / part).read_bytes()
+
+
+def test_a_summary_counts_what_was_committed(
+    predictor: Predictor, val: list[ImageRef], tmp_path: Path
+) -> None:
+    _, (summary,) = label(predictor, tmp_path, val, batch_size=4)
+    rows = list(read_results(tmp_path))
+    assert (summary.num_images, summary.num_failures, summary.error) == (8, 0, "")
+    assert summary.num_detections == sum(len(one.scores) for one in rows)
+    assert 0 < summary.device_s < summary.seconds
+    assert summary.wait_s >= 0
+
+
+def test_each_bad_image_is_recorded_with_its_reason_and_the_others_go_on(
+    predictor: Predictor, val: list[ImageRef], made_up: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    good = Path(val[0].uri).read_bytes()
+    (folder / "a-empty.jpg").write_bytes(b"")
+    (folder / "b-good.png").write_bytes(good)
+    (folder / "c-text.jpg").write_text("not an image")
+    (folder / "d-cut.png").write_bytes(good[: len(good) // 2])
+    (folder / "e-good.png").write_bytes(good)
+    refs = images_named([str(folder)])
+    (folder / "f-gone.jpg").touch()
+    refs = images_named([str(folder)])
+    (folder / "f-gone.jpg").unlink()
+    done, (summary,) = label(predictor, tmp_path / "out", refs, batch_size=2)
+    failures = pq.read_table(tmp_path / "out" / rundir.FAILURES).to_pylist()
+    assert [row["file_name"] for row in failures] == [
+        "a-empty.jpg", "c-text.jpg", "d-cut.png", "f-gone.jpg"]  # fmt: skip
+    for row, reason in zip(failures, ("empty", "format", "decoded", "No such file"), strict=True):
+        assert reason in row["error"]
+        assert "\n" not in row["error"]
+    assert [one.file_name for one in read_results(tmp_path / "out")] == ["b-good.png", "e-good.png"]
+    assert done.manifest["num_failures"] == summary.num_failures == 4
+    assert summary.error.startswith("a-empty.jpg: ")
+
+
+def test_a_block_of_bad_images_alone_is_committed(predictor: Predictor, tmp_path: Path) -> None:
+    refs = [ImageRef(image_id=k, file_name=f"{k}", uri=f"/nowhere/{k}.jpg") for k in range(3)]
+    done, _ = label(predictor, tmp_path, refs, batch_size=2)
+    assert done.manifest["num_failures"] == 3
+    assert list(read_results(tmp_path)) == []
+
+
+def test_an_image_of_another_size_than_its_annotations_is_a_failure(
+    predictor: Predictor, val: list[ImageRef], tmp_path: Path
+) -> None:
+    wrong = ImageRef(**{**vars(val[0]), "width": val[0].width + 1})
+    label(predictor, tmp_path, [wrong, *val[1:3]], batch_size=2)
+    (failure,) = pq.read_table(tmp_path / rundir.FAILURES).to_pylist()
+    assert failure["image_id"] == wrong.image_id
+    assert f"{wrong.width}x{wrong.height}" in failure["error"]
+
+
+@pytest.mark.parametrize("kind", ["Landscape", "Portrait"])
+def test_rotated_photographs_come_out_upright_and_alike(
+    shared: Path, predictor: Predictor, tmp_path: Path, kind: str
+) -> None:
+    pattern = str(shared / f"data/jpeg-edge/exif_orientation/{kind}_[1368].jpg")
+    label(predictor, tmp_path, images_named([pattern]), batch_size=4)
+    rows = list(read_results(tmp_path))
+    size = (1800, 1200) if kind == "Landscape" else (1200, 1800)
+    assert [(one.width, one.height) for one in rows] == [size] * 4
+    for one in rows:
+        assert len(one.scores)
+        # The photographs were compressed anew in each position, so only alike.
+        np.testing.assert_allclose(one.scores[:3], rows[0].scores[:3], atol=0.02)
+        assert rle_to_bitmap(one.rles[0], one.height, one.width).shape == (size[1], size[0])
+
+
+def test_odd_jpegs_are_labelled_or_recorded(
+    shared: Path, predictor: Predictor, tmp_path: Path
+) -> None:
+    folder = shared / "data/jpeg-edge/pillow"
+    refs = images_named([str(folder)])
+    done, _ = label(predictor, tmp_path, refs, batch_size=8)
+    (failure,) = pq.read_table(tmp_path / rundir.FAILURES).to_pylist()
+    assert failure["file_name"] == "truncated_jpeg.jpg"
+    assert "truncated" in failure["error"]
+    rows = {one.file_name: one for one in read_results(tmp_path)}
+    assert len(rows) == len(refs) - 1 == 27
+    size = {name: (one.width, one.height) for name, one in rows.items()}
+    assert size["pil_sample_cmyk.jpg"] == (100, 100)
+    assert size["hopper_gray.jpg"] == (128, 128)
+    assert size["multiple_exif.jpg"] == (1, 1)
+    assert size["orientation_rectangle.jpg"] == (1, 2)  # 2 x 1 pixels, turned by a quarter
+
+
+def test_a_refused_commit_leaves_the_block_to_be_done(
+    predictor: Predictor, val: list[ImageRef], tmp_path: Path
+) -> None:
+    opened = open_predictions(tmp_path, val, {}, {})
+    labeler = Labeler(predictor, tmp_path, 4, decode_threads=1)
+    with full_disk(500), pytest.raises(OutputError, match="cannot write"):
+        labeler.label_block(0, opened.rows_of(0))
+    assert opened.pending() == [0]
+    assert not list(tmp_path.glob(f"{rundir.TMP_PREFIX}*"))
+    labeler.label_block(0, opened.rows_of(0))
+    assert opened.pending() == []
+    assert len(list(read_results(tmp_path))) == len(val)
+
+
+def test_a_device_out_of_memory_says_what_to_do(
+    predictor: Predictor, val: list[ImageRef], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forward(images: Sequence[torch.Tensor]) -> list[HostDetections]:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+
+    monkeypatch.setattr(predictor, "forward", forward)
+    opened = open_predictions(tmp_path, val, {}, {})
+    labeler = Labeler(predictor, tmp_path, 4, decode_threads=1)
+    with pytest.raises(RunError, match="--batch-size") as caught:
+        labeler.label_block(0, opened.rows_of(0))
+    assert "\n" not in str(caught.value)
+    assert opened.pending() == [0]
+
+
+def test_images_wait_for_others_of_their_size_and_not_without_end(
+    predictor: Predictor, val: list[ImageRef], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[list[tuple[int, int]]] = []
+    forward = predictor.forward
+
+    def watched(images: Sequence[torch.Tensor]) -> list[HostDetections]:
+        batches.append([predictor.padded_size(*image.shape[-2:]) for image in images])
+        return forward(images)
+
+    monkeypatch.setattr(predictor, "forward", watched)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for k in range(12):
+        side = 64 if k % 2 else 300  # two padded sizes, in turn
+        Image.new("RGB", (side, 64 if k % 2 else 100)).save(folder / f"{k:02d}.png")
+    label(predictor, tmp_path / "out", images_named([str(folder)]), batch_size=4)
+    assert all(len(set(sizes)) == 1 for sizes in batches)
+    assert sorted(len(sizes) for sizes in batches) == [2, 2, 4, 4]
+    assert [one.file_name for one in read_results(tmp_path / "out")] == [
+        f"{k:02d}.png" for k in range(12)]  # fmt: skip
