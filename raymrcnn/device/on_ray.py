@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from raymrcnn.device.accelerator import CPU, CUDA, Accelerator, num_cards
+from raymrcnn.device.host_memory import reuse_freed_memory
 from raymrcnn.errors import ClusterError, DeviceError
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def worker_device(accelerator: Accelerator, workers_here: int) -> torch.device:
     """
     if accelerator is CPU:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // max(workers_here, 1)))
+        reuse_freed_memory()
         return torch.device("cpu")
     # Ray shows each worker its own cards alone, so its card is the first that it sees.
     device = torch.device(accelerator.torch_type, 0)

@@ -142,7 +142,7 @@ def _initialise(model: MaskRCNN, prepared: PreparedJob, tell: Callable[..., None
     weights, config = prepared.job.weights, prepared.job.recipe.model
     if weights is not None:
         source = load_source(weights)
-        report = load_into(model, source.state, allow_new_heads=True)
+        report = load_into(model, source.state, allow_new_heads=True, norm_eps=source.norm_eps)
         tell({"note": f"weights from {source.description}: {report.summary()}"})
     elif config.init == "imagenet":
         backbone_init(model, config)
