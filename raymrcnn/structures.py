@@ -62,7 +62,7 @@ class ImageRef:
 
     image_id: int
     file_name: str  # as in the annotations, or relative to the folder that was given
-    uri: str  # a path or URI to read it from
+    uri: str  # a path or URI to read it from; "": the name leads out of the data root
     # Pixels as its annotations say, which tells the frame they were drawn in; 0: no annotations.
     width: int = 0
     height: int = 0

@@ -124,7 +124,8 @@ def resolve_image(root: Path, split: str, file_name: str) -> Path:
         DataError: the name is empty, absolute, or leads out of the data root.
     """
     candidates = [inside_root(root, f, file_name) for f in image_folders(root, split)]
-    return next((path for path in candidates if path.exists()), candidates[0])
+    # Not Path.exists, which raises for names that the file system does not take.
+    return next((path for path in candidates if os.path.exists(path)), candidates[0])
 
 
 def inside_root(root: Path, folder: Path, file_name: str) -> Path:

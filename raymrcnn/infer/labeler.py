@@ -142,6 +142,8 @@ class Labeler:
 
 
 def _decoded(ref: ImageRef) -> torch.Tensor:
+    if not ref.uri:
+        raise DataError("the image name does not stay inside the data root")
     if ref.width and ref.height:
         return decode_annotated_image(ref.uri, ref.width, ref.height)
     return decode_image(ref.uri)

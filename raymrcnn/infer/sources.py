@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from raymrcnn.data.coco import CocoIndex
-from raymrcnn.data.images import image_folders
+from raymrcnn.data.images import image_folders, resolve_image
 from raymrcnn.errors import DataError
 from raymrcnn.structures import ImageRef
 
@@ -25,28 +25,33 @@ LIST_SUFFIX = ".txt"
 def images_of_split(index: CocoIndex, root: Path, split: str, limit: int = 0) -> list[ImageRef]:
     """Every image of a split, in the order of its annotation file.
 
-    A missing image stays in the list: it becomes a failure of its own.
+    An image that is missing, or whose name leads out of the data root, stays in the list: it
+    becomes a failure of its own.
 
     Raises:
-        DataError: no image of the split exists, or the split is empty.
+        DataError: the split is empty, or not one of its images is there.
     """
     if not index.num_images:
         raise DataError("the split has no images", where=index.path)
-    folders = [folder for folder in image_folders(root, split) if folder.is_dir()]
-    if not folders:
-        tried = " or ".join(str(folder) for folder in image_folders(root, split))
-        raise DataError(f"no folder of images for {split}", where=str(root), todo=f"put {tried}")
     rows = range(min(index.num_images, limit) if limit else index.num_images)
-    return [
+    refs = [
         ImageRef(
             image_id=int(index.image_ids[i]),
             file_name=index.file_name(i),
-            uri=os.fspath(_first_existing(folders, index.file_name(i))),
+            uri=_uri_inside(root, split, index.file_name(i)),
             width=int(index.widths[i]),
             height=int(index.heights[i]),
         )
         for i in rows
     ]
+    if not any(os.path.exists(ref.uri) for ref in refs):
+        first, second, *_ = image_folders(root, split)
+        raise DataError(
+            f"none of the {len(refs)} images is there, the first being {refs[0].file_name}",
+            where=str(root),
+            todo=f"put them into {first} or {second}",
+        )
+    return refs
 
 
 def images_named(patterns: Sequence[str], limit: int = 0) -> list[ImageRef]:
@@ -55,7 +60,7 @@ def images_named(patterns: Sequence[str], limit: int = 0) -> list[ImageRef]:
     Ids are 1, 2, ... in the sorted order of the paths; names are relative to the folder given.
 
     Raises:
-        DataError: nothing is there, or a list names something twice or not at all.
+        DataError: nothing is there, a list or a folder cannot be read, or a path is not UTF-8.
     """
     found: dict[str, str] = {}
     for pattern in patterns:
@@ -68,6 +73,7 @@ def images_named(patterns: Sequence[str], limit: int = 0) -> list[ImageRef]:
             )
         found.update({uri: name for name, uri in named if uri not in found})
     uris = sorted(found)[: limit or None]
+    _require_utf8(uris)
     return [
         ImageRef(image_id=k, file_name=found[uri], uri=uri) for k, uri in enumerate(uris, start=1)
     ]
@@ -87,16 +93,29 @@ def _expand(pattern: str) -> list[tuple[str, str]]:
 
 
 def _walk(folder: Path) -> Iterable[Path]:
-    for base, folders, files in os.walk(folder):
+    for base, folders, files in os.walk(folder, onerror=_refuse):
         folders.sort()
         for name in files:
             if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
                 yield Path(base, name)
 
 
+def _refuse(error: OSError) -> None:
+    """Without this, a folder that may not be read would be passed over in silence."""
+    raise DataError(f"cannot read the folder ({error.strerror})", where=str(error.filename))
+
+
 def _listed(path: Path) -> list[tuple[str, str]]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except OSError as error:
+        raise DataError(f"cannot read the list ({error.strerror})", where=str(path)) from None
+    except UnicodeDecodeError:
+        raise DataError(
+            "is not a list of paths: no UTF-8 text", where=str(path), todo="write one path a line"
+        ) from None
     named = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         text = line.strip()
         if not text or text.startswith("#"):
             continue
@@ -105,6 +124,18 @@ def _listed(path: Path) -> list[tuple[str, str]]:
         # A listed image that is missing is a failure of that image, not of the list.
         named.append((text, str((path.parent / Path(text).expanduser()).absolute())))
     return named
+
+
+def _require_utf8(uris: Iterable[str]) -> None:
+    for uri in uris:
+        try:
+            uri.encode()
+        except UnicodeEncodeError:
+            raise DataError(
+                "the path is not UTF-8, and results could not name it",
+                where=os.fsencode(uri).decode(errors="replace"),
+                todo="rename it",
+            ) from None
 
 
 def _named(paths: Iterable[Path], base: Path) -> list[tuple[str, str]]:
@@ -120,12 +151,9 @@ def _fixed_part(pattern: str) -> Path:
     return Path(*parts) if parts else Path()
 
 
-def _first_existing(folders: Sequence[Path], name: str) -> Path:
-    """The image in the first folder that has it; in the first folder if none has."""
-    # A name may not lead out of its folder; such a one is left to fail where it is read.
-    if os.path.isabs(name) or ".." in Path(name).parts:
-        return folders[0] / "outside-of-the-data-root" / Path(name).name
-    for folder in folders:
-        if (folder / name).exists():
-            return folder / name
-    return folders[0] / name
+def _uri_inside(root: Path, split: str, name: str) -> str:
+    """The path of an image, or "" where the name leads out of the data root."""
+    try:
+        return os.fspath(resolve_image(root, split, name))
+    except DataError:
+        return ""
