@@ -96,15 +96,17 @@ def exclusive(folder: Path) -> Iterator[None]:
     Raises:
         OutputError: another process runs there.
     """
-    with disk_errors(folder), (folder / LOCK).open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OutputError(
-                "another process is at work here",
-                where=str(folder),
-                todo="wait for it or stop it, or choose another --out",
-            ) from None
+    with contextlib.ExitStack() as held:
+        with disk_errors(folder):
+            lock = held.enter_context((folder / LOCK).open("a"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OutputError(
+                    "another process is at work here",
+                    where=str(folder),
+                    todo="wait for it or stop it, or choose another --out",
+                ) from None
         yield
 
 
@@ -179,7 +181,7 @@ def read_json(path: Path) -> Any:
         DataError: missing or not JSON.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"cannot read ({error.strerror})", where=str(path)) from None
     except ValueError as error:

@@ -178,3 +178,37 @@ def test_names_sort_by_their_number() -> None:
         names = [name(n) for n in numbers]
         assert names == sorted(names)
         assert len(set(names)) == len(numbers)
+
+
+def test_one_process_at_a_time_works_in_a_folder(tmp_path: Path) -> None:
+    program = """
+import sys
+from pathlib import Path
+from raymrcnn import rundir
+
+with rundir.exclusive(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+    other = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(OutputError, match="another process is at work here"):  # noqa: SIM117
+        with rundir.exclusive(tmp_path):
+            pass
+    other.kill()  # a kill lets go of it
+    other.wait()
+    with rundir.exclusive(tmp_path):
+        pass
+
+
+def test_errors_of_the_work_itself_are_not_taken_for_the_disk(tmp_path: Path) -> None:
+    with pytest.raises(ConnectionError), rundir.exclusive(tmp_path):
+        raise ConnectionError("the cluster went away")
+    with pytest.raises(OutputError, match="cannot write"), rundir.exclusive(tmp_path / "gone"):
+        pass

@@ -94,14 +94,14 @@ def open_predictions(
 
     Raises:
         OutputError: the folder cannot be written, or holds other files or another job.
-        DataError: two images have one id.
+        DataError: two images have one id, or the folder's manifest is damaged.
     """
     _require_unique(images)
     fingerprint = {**fingerprint, "images": _digest(images)}
     path = folder / rundir.MANIFEST
     if path.exists():
-        manifest = rundir.read_json(path)
-        _require_same(folder, manifest.get("fingerprint", {}), fingerprint)
+        manifest = read_manifest(folder)
+        _require_same(folder, manifest["fingerprint"], fingerprint)
         return Predictions(folder=folder, manifest=manifest)
     rundir.prepare_output(folder)
     if any(folder.glob(rundir.PART_GLOB)):
@@ -113,17 +113,45 @@ def open_predictions(
         schema=_IMAGE_SCHEMA,
     )
     _write_table(folder / rundir.IMAGES, table)
-    size = -(-len(images) // BLOCKS_WANTED)
     manifest = {
         "format": FORMAT,
         "status": "running",
         "num_images": len(images),
-        "block_rows": max(MIN_BLOCK_ROWS, min(MAX_BLOCK_ROWS, size)),
+        "block_rows": block_rows(len(images)),
         "fingerprint": fingerprint,
         **about,
     }
     rundir.write_json(path, manifest)
     return Predictions(folder=folder, manifest=manifest)
+
+
+def block_rows(num_images: int) -> int:
+    """Images of a block, of the last one perhaps fewer."""
+    return max(MIN_BLOCK_ROWS, min(MAX_BLOCK_ROWS, -(-num_images // BLOCKS_WANTED)))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What a predictions folder says of its job.
+
+    Raises:
+        DataError: the manifest is missing, damaged, or of another version.
+    """
+    path = folder / rundir.MANIFEST
+    manifest = rundir.read_json(path)
+    keys = ("status", "num_images", "block_rows", "fingerprint")
+    if not isinstance(manifest, dict) or any(key not in manifest for key in keys):
+        raise DataError(
+            "is not the manifest of predictions",
+            where=str(path),
+            todo="give a folder that `raymrcnn infer` wrote",
+        )
+    if manifest.get("format") != FORMAT:
+        raise DataError(
+            f"has format {manifest.get('format')!r}, and {FORMAT} is known",
+            where=str(path),
+            todo="use the version of raymrcnn that wrote it",
+        )
+    return manifest
 
 
 def read_images(folder: Path, rows: range) -> list[ImageRef]:
@@ -157,9 +185,13 @@ def commit_block(
 def finish(predictions: Predictions, about: dict[str, Any]) -> Predictions:
     """Gather the failures and mark the job complete. May be cut and called again.
 
+    To be called by the one process that works in the folder: what killed ones left is removed.
+
     Raises:
         OutputError: the disk refuses.
     """
+    if predictions.complete:
+        return predictions
     folder = predictions.folder
     assert not predictions.pending(), "a job is finished when every block is committed"
     parts = [path for b in range(predictions.num_blocks) if (path := _failed(folder, b)).exists()]
@@ -173,8 +205,8 @@ def finish(predictions: Predictions, about: dict[str, Any]) -> Predictions:
         **about,
     }
     rundir.write_json(folder / rundir.MANIFEST, manifest)
-    for path in parts:
-        path.unlink()
+    for path in (*parts, *folder.glob(f"{rundir.TMP_PREFIX}*")):
+        path.unlink(missing_ok=True)
     return Predictions(folder=folder, manifest=manifest)
 
 

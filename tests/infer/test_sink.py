@@ -1,0 +1,367 @@
+"""Each image exactly once in a predictions folder, wherever the work is cut and begun again."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from refusing_disks import full_disk, read_only_folder
+
+from raymrcnn import rundir
+from raymrcnn.errors import DataError, OutputError
+from raymrcnn.infer import sink
+from raymrcnn.infer.sink import (
+    BLOCKS_WANTED,
+    MAX_BLOCK_ROWS,
+    MIN_BLOCK_ROWS,
+    Predictions,
+    commit_block,
+    finish,
+    image_ids,
+    open_predictions,
+    read_images,
+    read_results,
+)
+from raymrcnn.structures import Detections, Failure, ImageRef
+
+FINGERPRINT = {"weights": "abc", "dtype": "float32", "limit": 0, "annotations": None}
+
+
+def refs_of(num_images: int) -> list[ImageRef]:
+    return [
+        ImageRef(image_id=3 * k + 1, file_name=f"{k}.jpg", uri=f"/data/{k}.jpg", width=k + 1)
+        for k in range(num_images)
+    ]
+
+
+def opened(folder: Path, num_images: int = 40, **changes: Any) -> Predictions:
+    return open_predictions(folder, refs_of(num_images), {**FINGERPRINT, **changes}, {"by": "me"})
+
+
+def found_in(ref: ImageRef) -> Detections:
+    n = ref.image_id % 3
+    return Detections(
+        image_id=ref.image_id,
+        file_name=ref.file_name,
+        width=10,
+        height=10,
+        boxes=np.ones((n, 4), np.float32),
+        scores=np.ones(n, np.float32),
+        category_ids=np.ones(n, np.int64),
+        rles=["0"] * n,
+    )
+
+
+def is_bad(ref: ImageRef) -> bool:
+    return ref.image_id % 5 == 0
+
+
+def commit(predictions: Predictions, block: int) -> None:
+    """What a labeler does; every image whose id ends in 5 or 0 fails."""
+    refs = read_images(predictions.folder, predictions.rows_of(block))
+    failures = [
+        Failure(image_id=ref.image_id, file_name=ref.file_name, error="cut short")
+        for ref in refs
+        if is_bad(ref)
+    ]
+    good = [found_in(ref) for ref in refs if not is_bad(ref)]
+    commit_block(predictions.folder, block, good, failures)
+
+
+def entries(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def assert_each_image_once(folder: Path, num_images: int) -> None:
+    rows = [one.image_id for one in read_results(folder)]
+    failures = pq.read_table(folder / rundir.FAILURES).column("image_id").to_pylist()
+    expected = [ref.image_id for ref in refs_of(num_images)]
+    assert Counter(rows + failures) == Counter(expected)
+    assert rows == [k for k in expected if k % 5]  # in the order of the input
+    assert failures == [k for k in expected if k % 5 == 0]
+    manifest = json.loads((folder / rundir.MANIFEST).read_text())
+    assert (manifest["status"], manifest["num_failures"]) == ("complete", len(failures))
+
+
+# Blocks
+
+
+@given(num_images=st.integers(1, 100_000))
+def test_blocks_cut_the_input_into_pieces_that_fit(num_images: int) -> None:
+    size = sink.block_rows(num_images)
+    job = Predictions(folder=Path(), manifest={"num_images": num_images, "block_rows": size})
+    blocks = [job.rows_of(block) for block in range(job.num_blocks)]
+    assert [row for block in blocks for row in block] == list(range(num_images))
+    assert all(len(block) == size for block in blocks[:-1])
+    assert 1 <= len(blocks[-1]) <= size
+    assert MIN_BLOCK_ROWS <= size <= MAX_BLOCK_ROWS
+    if size > MIN_BLOCK_ROWS:  # enough of them to share among many workers
+        assert len(blocks) > BLOCKS_WANTED / 2
+
+
+def test_the_input_comes_back_block_by_block(tmp_path: Path) -> None:
+    job = opened(tmp_path, 40)
+    blocks = [read_images(tmp_path, job.rows_of(block)) for block in range(job.num_blocks)]
+    assert len(blocks) == 3
+    assert [ref for block in blocks for ref in block] == refs_of(40)
+    assert image_ids(tmp_path).tolist() == [ref.image_id for ref in refs_of(40)]
+
+
+def test_what_is_committed_is_done_and_the_rest_is_pending(tmp_path: Path) -> None:
+    job = opened(tmp_path)
+    assert (job.done(), job.pending(), job.complete) == ([], [0, 1, 2], False)
+    commit(job, 1)
+    assert (job.done(), job.pending()) == ([1], [0, 2])
+    again = opened(tmp_path)
+    assert (again.done(), again.pending(), again.complete) == ([1], [0, 2], False)
+    assert again.manifest == job.manifest
+    assert again.manifest["by"] == "me"
+
+
+def test_a_whole_job_holds_each_image_once_and_nothing_else(tmp_path: Path) -> None:
+    job = opened(tmp_path)
+    for block in reversed(job.pending()):
+        commit(job, block)
+    done = finish(job, {"images_per_s": 5.0})
+    assert done.complete
+    assert done.manifest["images_per_s"] == 5.0
+    assert_each_image_once(tmp_path, 40)
+    assert entries(tmp_path) == [
+        "failures.parquet", "images.parquet", "manifest.json",
+        "part-000000.parquet", "part-000001.parquet", "part-000002.parquet",
+    ]  # fmt: skip
+    assert opened(tmp_path).complete
+
+
+def test_a_job_without_failures_has_an_empty_list_of_them(tmp_path: Path) -> None:
+    job = open_predictions(tmp_path, refs_of(1), {}, {})
+    commit(job, 0)
+    finish(job, {})
+    assert pq.read_table(tmp_path / rundir.FAILURES).num_rows == 0
+    assert len(list(read_results(tmp_path))) == 1
+
+
+# Cuts
+
+
+class Cut(BaseException):
+    """Stands for the end of the process."""
+
+
+def cut_at(
+    monkeypatch: pytest.MonkeyPatch, number: int, names: Sequence[tuple[Any, str]]
+) -> Callable[[], bool]:
+    """End at the n-th point before or after a call of these; says whether it came to that."""
+    passed = [0]
+
+    def point() -> None:
+        passed[0] += 1
+        if passed[0] == number:
+            raise Cut
+
+    def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            point()
+            result = function(*args, **options)
+            point()
+            return result
+
+        return call
+
+    for owner, name in names:
+        monkeypatch.setattr(owner, name, wrapped(getattr(owner, name)))
+    return lambda: passed[0] >= number
+
+
+WRITES = ((rundir, "write_atomic"), (Path, "unlink"))
+
+
+def test_a_job_may_be_cut_at_each_of_its_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number, cut = 0, True
+    while cut:
+        number += 1
+        folder = tmp_path / str(number)
+        with monkeypatch.context() as patch:
+            was_cut = cut_at(patch, number, WRITES)
+            try:
+                job = opened(folder)
+                for block in job.pending():
+                    commit(job, block)
+                finish(job, {})
+            except Cut:
+                pass
+            cut = was_cut()
+        job = opened(folder)
+        if not job.complete:
+            for block in job.pending():
+                commit(job, block)
+            finish(job, {})
+        assert_each_image_once(folder, 40)
+        assert not list(folder.glob(f"{rundir.TMP_PREFIX}*"))
+    assert number > 20  # else the cuts did not come where they should
+
+
+def test_a_complete_job_may_be_finished_again(tmp_path: Path) -> None:
+    job = opened(tmp_path)
+    for block in job.pending():
+        commit(job, block)
+    finish(job, {})
+    finish(opened(tmp_path), {})
+    assert_each_image_once(tmp_path, 40)
+
+
+def test_a_kill_within_a_write_leaves_the_block_to_be_done(tmp_path: Path) -> None:
+    job = opened(tmp_path)
+    commit(job, 0)
+    program = f"""
+import os, signal, sys
+sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[1])!r}]
+from pathlib import Path
+import pyarrow.parquet as pq
+from test_sink import commit, opened
+
+job = opened(Path({str(tmp_path)!r}))
+write = pq.write_table
+
+def half(table, path, **options):
+    write(table, path, **options)
+    if table.num_columns > 3:  # the results; the failures of the block are committed by now
+        os.truncate(path, os.path.getsize(path) // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+pq.write_table = half
+commit(job, 1)
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert list(tmp_path.glob(f"{rundir.TMP_PREFIX}*"))
+    job = opened(tmp_path)
+    assert job.pending() == [1, 2]
+    for block in job.pending():
+        commit(job, block)
+    finish(job, {})
+    assert_each_image_once(tmp_path, 40)
+    assert not list(tmp_path.glob(f"{rundir.TMP_PREFIX}*"))
+
+
+def test_failures_of_a_cut_block_vanish_if_its_images_can_be_read_again(tmp_path: Path) -> None:
+    job = open_predictions(tmp_path, refs_of(5), {}, {})
+    refs = read_images(tmp_path, job.rows_of(0))
+    failure = Failure(image_id=refs[1].image_id, file_name="1.jpg", error="server is down")
+    commit_block(tmp_path, 0, [found_in(ref) for ref in refs if ref != refs[1]], [failure])
+    (tmp_path / rundir.part_name(0)).unlink()  # as if it was killed before this write
+    commit_block(tmp_path, 0, [found_in(ref) for ref in refs], [])
+    assert finish(job, {}).manifest["num_failures"] == 0
+    assert len(list(read_results(tmp_path))) == 5
+
+
+def test_a_full_disk_commits_nothing_by_half(tmp_path: Path) -> None:
+    job = opened(tmp_path)
+    commit(job, 0)
+    before = entries(tmp_path)
+    with full_disk(300), pytest.raises(OutputError, match="cannot write"):
+        commit(job, 1)
+    assert entries(tmp_path) == before
+    assert job.pending() == [1, 2]
+
+
+def test_a_job_that_cannot_begin_leaves_no_manifest(tmp_path: Path) -> None:
+    with full_disk(300), pytest.raises(OutputError, match="cannot write"):
+        opened(tmp_path / "out")
+    assert entries(tmp_path / "out") == []
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot write"):
+        opened(tmp_path / "file" / "out")
+    with read_only_folder() as folder, pytest.raises(OutputError, match="cannot write"):
+        opened(folder)
+
+
+# Other jobs and what is no job
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"weights": "def"}, "weights differ: weights was 'abc' and is 'def'"),
+        ({"dtype": "bfloat16", "limit": 3}, "dtype, limit differ: dtype was 'float32'"),
+        ({"annotations": "xyz"}, "annotations differ: annotations was None and is 'xyz'"),
+        ({"new": True}, "new differ: new was None and is True"),
+    ],
+)
+def test_another_job_is_refused_with_what_differs(
+    tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    commit(opened(tmp_path), 0)
+    before = entries(tmp_path)
+    with pytest.raises(OutputError) as caught:
+        opened(tmp_path, **change)
+    assert f"holds predictions of another job ({said}" in str(caught.value)
+    assert "choose another --out" in str(caught.value)
+    assert entries(tmp_path) == before
+
+
+def test_other_images_are_another_job(tmp_path: Path) -> None:
+    opened(tmp_path, 40)
+    with pytest.raises(OutputError, match="images differ"):
+        opened(tmp_path, 41)
+    with pytest.raises(OutputError, match="images differ"):
+        open_predictions(tmp_path, refs_of(40)[::-1], FINGERPRINT, {})
+
+
+def test_moved_images_are_the_same_job(tmp_path: Path) -> None:
+    opened(tmp_path)
+    moved = [ImageRef(**{**vars(ref), "uri": "/elsewhere" + ref.uri}) for ref in refs_of(40)]
+    assert open_predictions(tmp_path, moved, FINGERPRINT, {}).pending() == [0, 1, 2]
+
+
+def test_two_images_of_one_id_are_refused(tmp_path: Path) -> None:
+    refs = [*refs_of(3), ImageRef(image_id=4, file_name="again.jpg", uri="")]
+    with pytest.raises(DataError, match="again.jpg: two images have the id 4"):
+        open_predictions(tmp_path / "out", refs, {}, {})
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_without_a_manifest_are_not_written_over(tmp_path: Path) -> None:
+    job = opened(tmp_path)
+    commit(job, 0)
+    (tmp_path / rundir.MANIFEST).unlink()
+    with pytest.raises(OutputError, match="results without a manifest"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"status": "run', "is not JSON"),
+        ("[]", "is not the manifest of predictions"),
+        ('{"status": "running"}', "is not the manifest of predictions"),
+        (
+            '{"format": 9, "status": "", "num_images": 1, "block_rows": 1, "fingerprint": {}}',
+            "has format 9, and 1 is known",
+        ),
+    ],
+)
+def test_a_damaged_manifest_is_one_line(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / rundir.MANIFEST).write_text(content)
+    with pytest.raises(DataError) as caught:
+        opened(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path / rundir.MANIFEST}: {said}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_results_says_what_to_give(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no predictions here; give a folder of `raymrcnn infer`"):
+        list(read_results(tmp_path))
