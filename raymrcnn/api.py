@@ -20,11 +20,11 @@ from raymrcnn.config import Recipe
 from raymrcnn.data.coco import CocoIndex, open_split
 from raymrcnn.data.images import decode_image
 from raymrcnn.device.accelerator import CPU, Accelerator, num_cards, pick
-from raymrcnn.errors import ConfigError, DeviceError, OutputError
+from raymrcnn.errors import ConfigError, DataError, DeviceError, OutputError
 from raymrcnn.infer.job import InferJob, load_predictor
 from raymrcnn.infer.job import prepare as prepare_infer
 from raymrcnn.infer.labeler import BlockSummary
-from raymrcnn.infer.sink import image_ids
+from raymrcnn.infer.sink import image_ids, read_manifest
 from raymrcnn.recipes import recipe_named
 from raymrcnn.score.coco import Scores
 from raymrcnn.structures import Detections, ImageRef
@@ -256,15 +256,15 @@ def score(
         RaymrcnnError: something is missing, malformed, or does not fit together.
     """
     from raymrcnn.device.on_ray import ray_session
-    from raymrcnn.score.files import score_coco_json
+    from raymrcnn.score.files import part_files, score_coco_json
     from raymrcnn.score.on_ray import score_predictions
 
     source = rundir.local_path(predictions, "--predictions")
-    manifest = source / rundir.MANIFEST
-    about = rundir.read_json(manifest) if manifest.exists() else {}
+    about = _about(source)
     truth = _truth(source, about, annotations, data, split)
     if source.is_file():
         return score_coco_json(truth, source)
+    part_files(source)
     # Images that failed count as images without detections; those never asked for do not count.
     limited = bool(about.get("fingerprint", {}).get("limit"))
     with ray_session(cluster, CPU, 1):
@@ -276,6 +276,26 @@ def score(
         )
     rundir.write_json(source / rundir.SCORES, scores.to_json())
     return scores
+
+
+def _about(source: Path) -> dict[str, Any]:
+    """What the manifest beside predictions says; nothing for those of other programs."""
+    if not source.exists():
+        raise DataError(
+            "no such file or folder",
+            where=str(source),
+            todo="give a folder that `raymrcnn infer` wrote, or a COCO results file",
+        )
+    if not (source / rundir.MANIFEST).exists():
+        return {}
+    about = read_manifest(source)
+    if about["status"] != "complete":
+        raise DataError(
+            "not all images are labelled yet",
+            where=str(source),
+            todo="run the same `raymrcnn infer` again to go on",
+        )
+    return about
 
 
 def _truth(
@@ -312,9 +332,11 @@ def _named(device: str) -> Accelerator:
 def _num_workers(asked: int, accelerator: Accelerator, cluster: str | None) -> int:
     if asked < 0:
         raise ConfigError(f"{asked} is negative", where="--workers")
+    if cluster is not None:
+        return asked or _cards_of_cluster(accelerator, cluster)
     if asked:
         there = num_cards(accelerator)
-        if cluster is None and accelerator is not CPU and asked > there:
+        if accelerator is not CPU and asked > there:
             raise DeviceError(
                 f"{asked} workers need {asked} {accelerator.name} cards, and this machine has "
                 f"{there}",
@@ -323,6 +345,15 @@ def _num_workers(asked: int, accelerator: Accelerator, cluster: str | None) -> i
             )
         return asked
     return num_cards(accelerator)
+
+
+def _cards_of_cluster(accelerator: Accelerator, cluster: str) -> int:
+    from raymrcnn.device.on_ray import num_workers_possible, ray_session
+
+    if accelerator is CPU:
+        return 1
+    with ray_session(cluster, accelerator, 1):
+        return num_workers_possible(accelerator)
 
 
 def _absolute(weights: str | None) -> str | None:

@@ -45,7 +45,7 @@ def demo(
             progress, stop.event, data=data, recipe="tiny", out=run, workers=WORKERS,
             device=device, weights=None, resume="auto", cluster=None,
             assignments=[f"optim.max_iter={steps}",
-                         f"optim.steps=[{steps * 8 // 10},{steps * 19 // 20}]"],
+                         f"optim.steps={sorted({steps * 8 // 10, steps * 19 // 20})}"],
         )  # fmt: skip
     if trained.status != "complete":
         raise typer.Exit(train.INTERRUPTED)
