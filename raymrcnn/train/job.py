@@ -15,9 +15,11 @@ from raymrcnn import rundir
 from raymrcnn.config import Recipe, recipe_from_json
 from raymrcnn.data.coco import CocoIndex, open_split
 from raymrcnn.data.dataset import TrainDataset, check_images_exist
-from raymrcnn.errors import ConfigError, OutputError
+from raymrcnn.errors import ConfigError, DataError, OutputError, WeightError
+from raymrcnn.model.maskrcnn import MaskRCNN, build_mask_rcnn
 from raymrcnn.structures import ModelInfo
 from raymrcnn.train.checkpoint import committed_steps
+from raymrcnn.weights.load import backbone_init, load_into
 from raymrcnn.weights.source import load_source
 
 Resume = Literal["auto", "never", "must"]
@@ -65,7 +67,7 @@ def prepare(job: TrainJob, resume: Resume = "auto") -> PreparedJob:
     Raises:
         ConfigError: workers do not fit the batch, or another recipe's run lies in the folder.
         DataError: annotations or images are missing or malformed.
-        WeightError: the initial weights cannot be read.
+        WeightError: the initial weights cannot be read or do not fit.
         OutputError: the run folder cannot be written, or holds a run with `resume="never"`.
     """
     recipe = job.recipe
@@ -81,8 +83,9 @@ def prepare(job: TrainJob, resume: Resume = "auto") -> PreparedJob:
     dataset = TrainDataset(index, job.data_root, split, recipe.data, recipe.seed)
     check_images_exist(index, job.data_root, split, dataset.images)
     steps = _earlier_steps(job, index, resume)
-    if job.weights is not None and not steps:
-        load_source(job.weights)
+    if not steps:
+        with torch.device("meta"):  # only to see whether the weights fit
+            initialise(fresh_model(recipe, len(index.categories)), job)
     rundir.prepare_output(job.run_dir)
     info = ModelInfo(
         model=recipe.to_json()["model"],
@@ -94,6 +97,31 @@ def prepare(job: TrainJob, resume: Resume = "auto") -> PreparedJob:
     if prepared.start < recipe.optim.max_iter:
         write_run_json(prepared, "running")
     return prepared
+
+
+def initialise(model: MaskRCNN, job: TrainJob) -> str:
+    """Give a fresh network its initial weights; returns a line about them, or "".
+
+    Raises:
+        ConfigError, WeightError: they cannot be read, or do not fit.
+    """
+    recipe = job.recipe
+    if job.weights is None:
+        if recipe.model.init == "imagenet":
+            backbone_init(model, recipe.model)
+        return ""
+    source = load_source(job.weights)
+    try:
+        report = load_into(model, source.state, allow_new_heads=True, norm_eps=source.norm_eps)
+    except WeightError as error:
+        raise WeightError(error.what, where=source.description, todo=error.todo) from None
+    return f"weights from {source.description}: {report.summary()}"
+
+
+def fresh_model(recipe: Recipe, num_classes: int) -> MaskRCNN:
+    """The network of a recipe before its initial weights."""
+    sides = recipe.data.short_side, recipe.data.long_side
+    return build_mask_rcnn(recipe.model, num_classes, *sides)
 
 
 def write_run_json(prepared: PreparedJob, status: str) -> None:
@@ -136,7 +164,7 @@ def _earlier_steps(job: TrainJob, index: CocoIndex, resume: Resume) -> list[int]
     """Steps saved by an earlier start of the same run.
 
     Raises:
-        ConfigError, OutputError: see `prepare`.
+        ConfigError, DataError, OutputError: see `prepare`.
     """
     path = job.run_dir / rundir.RUN_JSON
     if not path.exists():
@@ -150,13 +178,17 @@ def _earlier_steps(job: TrainJob, index: CocoIndex, resume: Resume) -> list[int]
             "there is a run already", where=str(job.run_dir), todo="choose another --out"
         )
     document = rundir.read_json(path)
-    earlier = _flat(recipe_from_json(document["recipe"]))
+    try:
+        recipe, fingerprint = document["recipe"], document["data"]["fingerprint"]
+    except (LookupError, TypeError):
+        raise DataError("is not a run's", where=str(path), todo="choose another --out") from None
+    earlier = _flat(recipe_from_json(recipe))
     changed = [
         f"{name} was {earlier.get(name)!r} and is {value!r}"
         for name, value in _flat(job.recipe).items()
         if name not in MAY_CHANGE and earlier.get(name) != value
     ]
-    if document["data"]["fingerprint"] != index.fingerprint:
+    if fingerprint != index.fingerprint:
         changed.append("the annotations are others")
     if changed:
         raise ConfigError(

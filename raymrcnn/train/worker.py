@@ -17,14 +17,12 @@ from torch import nn
 from raymrcnn.config import Recipe
 from raymrcnn.data.loader import train_batches
 from raymrcnn.device.numerics import seed_everything
-from raymrcnn.model.maskrcnn import MaskRCNN, build_mask_rcnn
+from raymrcnn.model.maskrcnn import MaskRCNN
 from raymrcnn.train.checkpoint import Checkpoint, load_newest, save_checkpoint
-from raymrcnn.train.job import PreparedJob
+from raymrcnn.train.job import PreparedJob, fresh_model, initialise
 from raymrcnn.train.loop import Step, training_steps
 from raymrcnn.train.metrics import Clock, MetricsWriter
 from raymrcnn.train.optim import build_optimizer, learning_rate
-from raymrcnn.weights.load import backbone_init, load_into
-from raymrcnn.weights.source import load_source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +50,11 @@ def train_worker(
     tell = channel.tell if rank == 0 else _silent
     seed_everything(recipe.seed)
     saved = load_newest(job.run_dir, lambda text: tell({"note": text}))
-    model = build_mask_rcnn(
-        recipe.model,
-        len(prepared.dataset.index.categories),
-        recipe.data.short_side,
-        recipe.data.long_side,
-    )
+    model = fresh_model(recipe, len(prepared.dataset.index.categories))
     if saved is None:
-        _initialise(model, prepared, tell)
+        note = initialise(model, job)
+        if note:
+            tell({"note": note})
     else:
         model.load_state_dict(saved.model)
     model.train().to(device)
@@ -136,16 +131,6 @@ def _drive(
         if writer is not None:
             writer.close()
     return done
-
-
-def _initialise(model: MaskRCNN, prepared: PreparedJob, tell: Callable[..., None]) -> None:
-    weights, config = prepared.job.weights, prepared.job.recipe.model
-    if weights is not None:
-        source = load_source(weights)
-        report = load_into(model, source.state, allow_new_heads=True, norm_eps=source.norm_eps)
-        tell({"note": f"weights from {source.description}: {report.summary()}"})
-    elif config.init == "imagenet":
-        backbone_init(model, config)
 
 
 def _data_parallel(model: MaskRCNN, device: torch.device) -> nn.Module:
