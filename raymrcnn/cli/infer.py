@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from raymrcnn import rundir
 from raymrcnn.cli.options import Cluster, Device, Json, Workers
 from raymrcnn.cli.show import ProgressLine, duration, print_json, print_scores
 
@@ -59,7 +60,7 @@ def infer(
         str | None,
         typer.Option(
             help="evaluation: score against the annotations at the end; predict: do "
-            "not. [default: evaluation with --data, predict with --images]",
+            "not. \\[default: evaluation with --data, predict with --images]",
             show_default=False,
         ),
     ] = None,
@@ -90,6 +91,8 @@ def infer(
     Example: raymrcnn infer --data coco --split val2017 --weights runs/r101 --out predictions
     """
     progress = ProgressLine(quiet=as_json)
+    if coco_json is not None:  # better now than after the last image
+        rundir.prepare_output(coco_json.expanduser().absolute().parent)
     result = run(
         progress, weights=weights, data=data, split=split, images=tuple(images or ()), out=out,
         score=_scores(mode, data), batch_size=batch_size, dtype=dtype,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import sys
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import typer
@@ -13,20 +16,45 @@ from raymrcnn.cli import data, demo, infer, recipes, report, score, train
 from raymrcnn.errors import RaymrcnnError
 
 INTERRUPTED = 130
+# What the command line's own mistakes are called, which typer itself does not name.
+USAGE_ERROR: type[Any] = typer.BadParameter.__mro__[1]
 
 
 class _OneLineErrors(TyperGroup):
     """Ends what a user can mend with one line on the error stream and its exit code."""
 
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        with _one_line_errors():
+            return super().make_context(*args, **extra)
+
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
-        try:
+        with _one_line_errors():
             return super().invoke(ctx)
-        except RaymrcnnError as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            typer.echo("interrupted; run the same command again to go on", err=True)
-            raise typer.Exit(INTERRUPTED) from None
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
+    try:
+        yield
+    except RaymrcnnError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(error.exit_code) from None
+    except USAGE_ERROR as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            raise
+        what = " ".join(error.format_message().split()).rstrip(".")
+        command = error.ctx.command_path if error.ctx else "raymrcnn"
+        typer.echo(f"error: {what}; see `{command} --help`", err=True)
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        typer.echo("interrupted; run the same command again to go on", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _help(command: Callable[..., Any]) -> str:
+    """The docstring, its paragraphs without line breaks: the terminal's width decides."""
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    return "\n\n".join(" ".join(text.split()) for text in paragraphs)
 
 
 app = typer.Typer(
@@ -40,12 +68,12 @@ app = typer.Typer(
     "Cambricon MLU, CUDA and CPU, with Ray underneath.",
     epilog="Start with [bold]raymrcnn demo[/bold]: everything below on made-up data, in minutes.",
 )
-app.command("demo")(demo.demo)
-app.command("train")(train.train)
-app.command("infer", cls=infer.WithOldNames)(infer.infer)
-app.command("score")(score.score)
-app.command("report")(report.report)
-app.command("recipes")(recipes.recipes)
+app.command("demo", help=_help(demo.demo))(demo.demo)
+app.command("train", help=_help(train.train))(train.train)
+app.command("infer", cls=infer.WithOldNames, help=_help(infer.infer))(infer.infer)
+app.command("score", help=_help(score.score))(score.score)
+app.command("report", help=_help(report.report))(report.report)
+app.command("recipes", help=_help(recipes.recipes))(recipes.recipes)
 app.add_typer(data.app, name="data")
 
 

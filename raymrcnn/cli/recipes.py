@@ -24,9 +24,12 @@ def recipes(
     Example: raymrcnn recipes tiny --set optim.max_iter=800
     """
     from raymrcnn.config import override
+    from raymrcnn.errors import ConfigError
     from raymrcnn.recipes import RECIPES, recipe_named
 
     if name is None:
+        if assignments:
+            raise ConfigError("of which recipe?", where="--set", todo="give its name first")
         about = {key: str(make.__doc__).splitlines()[0] for key, make in RECIPES.items()}
         if as_json:
             print_json(about)

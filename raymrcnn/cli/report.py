@@ -19,7 +19,7 @@ def report(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="The page. [default: report.html in the first folder]",
+            help="The page. \\[default: report.html in the first folder]",
             show_default=False,
         ),
     ] = None,

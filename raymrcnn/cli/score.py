@@ -13,7 +13,7 @@ from raymrcnn.cli.show import print_json, print_scores
 
 def score(
     folder: Annotated[
-        Path | None, typer.Argument(metavar="[PREDICTIONS]", help="A predictions folder.")
+        Path | None, typer.Argument(metavar="PREDICTIONS", help="A predictions folder.")
     ] = None,
     predictions: Annotated[
         Path | None,
@@ -23,7 +23,7 @@ def score(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Annotation file. [default: of the predicted split]",
+            help="Annotation file. \\[default: of the predicted split]",
             show_default=False,
         ),
     ] = None,

@@ -34,7 +34,7 @@ def train(
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Run folder. [default: runs/RECIPE-DATA]", show_default=False
+            metavar="DIR", help="Run folder. \\[default: runs/RECIPE-DATA]", show_default=False
         ),
     ] = None,
     weights: Annotated[
