@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from typing import Any
 from raymrcnn.errors import ConfigError, DataError, OutputError
 
 TMP_PREFIX = ".tmp-"
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # one slash: `Path` takes the other away
 
 # Run folder
 RUN_JSON = "run.json"
@@ -66,7 +68,7 @@ def local_path(text: str | os.PathLike[str], option: str) -> Path:
     Raises:
         ConfigError: a URI, which this option does not take.
     """
-    if "://" in str(text):
+    if _URI.match(str(text)):
         raise ConfigError(
             f"{text} is a URI, and only paths are supported here",
             where=option,
@@ -154,6 +156,7 @@ def write_folder_atomic(path: Path, write: Callable[[Path], None]) -> None:
             write(tmp)
             for item in tmp.iterdir():
                 _flush(item)
+                item.chmod(0o755 if item.is_dir() else 0o644)  # safetensors keeps others out
             _flush(tmp)
             tmp.chmod(0o755)
             if path.exists():

@@ -89,9 +89,15 @@ def test_a_full_disk_leaves_the_old_folder(tmp_path: Path) -> None:
 def test_a_folder_replaces_the_older_one_whole(tmp_path: Path) -> None:
     folder = tmp_path / "step"
     rundir.write_folder_atomic(folder, lambda tmp: (tmp / "a").write_text("old") and None)
-    rundir.write_folder_atomic(folder, lambda tmp: (tmp / "b").write_text("new") and None)
+
+    def write(tmp: Path) -> None:
+        (tmp / "b").touch(0o600)
+        (tmp / "b").write_text("new")
+
+    rundir.write_folder_atomic(folder, write)
     assert entries(folder) == ["b"]
     assert folder.stat().st_mode & 0o777 == 0o755
+    assert (folder / "b").stat().st_mode & 0o777 == 0o644
     assert entries(tmp_path) == ["step"]
 
 
@@ -157,8 +163,10 @@ def test_what_is_no_json_is_one_line(tmp_path: Path, content: bytes | None, said
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["s3://bucket/run", "file:///run"])
-def test_a_uri_is_refused_where_only_paths_are_taken(text: str) -> None:
+@pytest.mark.parametrize(
+    "text", ["s3://bucket/run", "file:///run", Path("s3://bucket"), "abfs+x://a"]
+)
+def test_a_uri_is_refused_where_only_paths_are_taken(text: str | Path) -> None:
     with pytest.raises(ConfigError, match="--out: .* is a URI"):
         rundir.local_path(text, "--out")
 
@@ -170,6 +178,7 @@ def test_a_path_is_taken_from_the_current_folder_and_home(
     monkeypatch.setenv("HOME", "/home/ann")
     assert rundir.local_path("runs/a", "--out") == tmp_path / "runs" / "a"
     assert rundir.local_path("~/a", "--out") == Path("/home/ann/a")
+    assert rundir.local_path("a:/b/c:d", "--out") == tmp_path / "a:/b/c:d"
 
 
 def test_names_sort_by_their_number() -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from raymrcnn import rundir
 from raymrcnn.cli.options import Json
 from raymrcnn.cli.show import ProgressLine, print_json, print_table
 
@@ -31,7 +32,7 @@ def synth(
     """
     from raymrcnn.data.synthetic import write_synthetic
 
-    summary = write_synthetic(out.expanduser().absolute(), images, seed)
+    summary = write_synthetic(rundir.local_path(out, "--out"), images, seed)
     if as_json:
         print_json(summary.to_json())
     else:
@@ -59,7 +60,7 @@ def verify(
 
     progress = ProgressLine(quiet=as_json)
     result = look(
-        data.expanduser().absolute(), split, decode,
+        rundir.local_path(data, "--data"), split, decode,
         progress=lambda done, total: progress.show(f"{done}/{total} images", last=done >= total),
     )  # fmt: skip
     progress.close()

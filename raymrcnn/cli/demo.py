@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from raymrcnn import rundir
 from raymrcnn.cli import infer, train
 from raymrcnn.cli.options import Device, Json
 from raymrcnn.cli.show import ProgressLine, duration, print_json, print_scores, stop_on_signals
@@ -35,7 +36,7 @@ def demo(
 
     began = time.perf_counter()
     progress = ProgressLine(quiet=as_json)
-    home = out.expanduser().absolute()
+    home = rundir.local_path(out, "--out")
     data, run, predictions = home / "data", home / "run", home / "predictions"
     progress.note(f"1/4 data: {NUM_IMAGES} made-up images in {data}")
     write_synthetic(data, NUM_IMAGES)
