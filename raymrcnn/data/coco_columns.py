@@ -241,8 +241,7 @@ def _column(values: Iterable[int], dtype: type[np.signedinteger[Any]]) -> npt.ND
 
 def _shape_error(error: Exception, path: Path, size: int) -> DataError:
     text = str(error)
-    at = re.search(r"\(byte (\d+)\)", text)  # within a number, the cut itself is the first fault
-    if "truncated" in text or (at and int(at[1]) >= size):
+    if "truncated" in text or f"invalid number (byte {size})" in text:
         what = f"the JSON is cut short: it ends within a value at byte {size}"
     elif isinstance(error, RecursionError):
         what = "the JSON is nested too deep"

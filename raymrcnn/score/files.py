@@ -202,7 +202,7 @@ def _said(message: str, content: bytes) -> str:
     at = re.search(r"\(byte (\d+)\)", message)
     if at and re.match(rb"-?(NaN|Infinity)", content[int(at[1]) :]):
         return f"a number at byte {at[1]} is not finite"
-    if "truncated" in message or (at and int(at[1]) >= len(content)):
+    if "truncated" in message or f"invalid number (byte {len(content)})" in message:
         return f"the JSON is cut short: it ends within a value at byte {len(content)}"
     if "malformed" in message:
         return f"not JSON: {message.removeprefix('JSON is malformed: ')}"
