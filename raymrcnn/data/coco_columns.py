@@ -241,7 +241,8 @@ def _column(values: Iterable[int], dtype: type[np.signedinteger[Any]]) -> npt.ND
 
 def _shape_error(error: Exception, path: Path, size: int) -> DataError:
     text = str(error)
-    if "truncated" in text or f"invalid number (byte {size})" in text:
+    # An invalid character behind the end: a number was cut.
+    if "truncated" in text or re.search(rf"invalid \w+ \(byte {size}\)", text):
         what = f"the JSON is cut short: it ends within a value at byte {size}"
     elif isinstance(error, RecursionError):
         what = "the JSON is nested too deep"

@@ -202,8 +202,10 @@ def _said(message: str, content: bytes) -> str:
     at = re.search(r"\(byte (\d+)\)", message)
     if at and re.match(rb"-?(NaN|Infinity)", content[int(at[1]) :]):
         return f"a number at byte {at[1]} is not finite"
-    if "truncated" in message or f"invalid number (byte {len(content)})" in message:
-        return f"the JSON is cut short: it ends within a value at byte {len(content)}"
+    size = len(content)
+    # An invalid character behind the end: a number was cut.
+    if "truncated" in message or re.search(rf"invalid \w+ \(byte {size}\)", message):
+        return f"the JSON is cut short: it ends within a value at byte {size}"
     if "malformed" in message:
         return f"not JSON: {message.removeprefix('JSON is malformed: ')}"
     found = re.fullmatch(r"(.*) - at `\$(.*)`", message, re.DOTALL)

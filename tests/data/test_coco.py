@@ -324,3 +324,11 @@ def test_an_annotation_file_that_cannot_be_read_is_named(tmp_path: Path) -> None
         CocoIndex.open(tmp_path / "a.json")
     with pytest.raises(DataError, match=r"cannot read the annotation file \(Is a directory"):
         CocoIndex.open(tmp_path)
+
+
+def test_a_file_cut_at_any_byte_is_cut_short(tmp_path: Path) -> None:
+    text = json.dumps({**SMALL, "info": {"a": -1e-3, "b": False, "c": None}}).encode()
+    for size in range(1, len(text)):
+        (tmp_path / "a.json").write_bytes(text[:size])
+        with pytest.raises(DataError, match=f"cut short: it ends within a value at byte {size};"):
+            CocoIndex.open(tmp_path / "a.json")

@@ -198,3 +198,12 @@ def test_a_kind_that_is_asked_for_must_be_in_every_result(tmp_path: Path) -> Non
         score_coco_json(truth, file, iou_types=["bbox"])
     with pytest.raises(DataError, match="cannot be read"):
         score_coco_json(truth, tmp_path / "missing.json")
+
+
+def test_results_cut_at_any_byte_are_cut_short(tmp_path: Path) -> None:
+    truth, _ = make(25, 1)
+    text = json.dumps([{"image_id": 1, "category_id": 1, "score": -1e-3, "bbox": [-0.5, 1, 2, 3]}])
+    for size in range(1, len(text)):
+        (tmp_path / "a.json").write_text(text[:size])
+        with pytest.raises(DataError, match=f"cut short: it ends within a value at byte {size}"):
+            score_coco_json(truth, tmp_path / "a.json")
