@@ -68,7 +68,9 @@ def run_inference(
 
 def _label(prepared: PreparedInfer, on_block: Callable[[BlockSummary], None]) -> Predictions:
     predictions, allowed = prepared.predictions, prepared.job.max_failures
-    began, done, failed, first = time.perf_counter(), 0, 0, ""
+    failed, first = predictions.failures()
+    _require_few(failed, first, allowed)
+    began, done = time.perf_counter(), 0
     wait_s = device_s = 0.0
     for summary in _summaries(prepared, predictions.pending()):
         on_block(summary)
@@ -77,12 +79,7 @@ def _label(prepared: PreparedInfer, on_block: Callable[[BlockSummary], None]) ->
         wait_s += summary.wait_s
         device_s += summary.device_s
         first = first or summary.error
-        if 0 <= allowed < failed:
-            raise RunError(
-                f"{failed} images failed, the first being {first}",
-                where="--max-failures",
-                todo="look at them, and run the same command with a higher limit to go on",
-            )
+        _require_few(failed, first, allowed)
     seconds = time.perf_counter() - began
     return finish(
         predictions,
@@ -92,6 +89,15 @@ def _label(prepared: PreparedInfer, on_block: Callable[[BlockSummary], None]) ->
             "device_wait_share": wait_s / max(wait_s + device_s, 1e-9),
         },
     )
+
+
+def _require_few(failed: int, first: str, allowed: int) -> None:
+    if 0 <= allowed < failed:
+        raise RunError(
+            f"{failed} images failed, the first being {first}",
+            where="--max-failures",
+            todo="look at them, and run the same command with a higher limit to go on",
+        )
 
 
 def _summaries(prepared: PreparedInfer, pending: list[int]) -> Iterator[BlockSummary]:

@@ -72,6 +72,17 @@ class Predictions:
         matches = (_PART.fullmatch(entry.name) for entry in os.scandir(self.folder))
         return sorted(int(match[1]) for match in matches if match)
 
+    def failures(self) -> tuple[int, str]:
+        """How many images of the committed blocks failed, and the first one's name and reason."""
+        count, first = 0, ""
+        for block in self.done():
+            path = _failed(self.folder, block)
+            if path.exists():
+                row = pq.read_table(path).slice(0, 1).to_pylist()[0]
+                first = first or f"{row['file_name']}: {row['error']}"
+                count += pq.read_metadata(path).num_rows
+        return count, first
+
     def rows_of(self, block: int) -> range:
         """The rows of the input that a block is."""
         size = int(self.manifest["block_rows"])
