@@ -249,7 +249,7 @@ def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
                 todo="write it as section.field=value",
             )
         if path not in known:
-            near = difflib.get_close_matches(path, known, n=3, cutoff=0.4)
+            near = difflib.get_close_matches(path, known, n=3, cutoff=0.6)
             by_leaf = [k for k in known if k.rpartition(".")[2] == path.rpartition(".")[2]]
             hint = list(dict.fromkeys(by_leaf + near))[:3]
             raise ConfigError(

@@ -27,6 +27,8 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+    # Ray starts workers with the lowest priority but three; ours are what the machine is for.
+    "RAY_worker_niceness": "0",
 }
 PROCESS_GROUP_TIMEOUT_S = 600
 

@@ -125,8 +125,9 @@ def _summaries(prepared: PreparedInfer, pending: list[int]) -> Iterator[BlockSum
         compute=ray.data.ActorPoolStrategy(
             size=min(job.workers, len(pending)),
             max_tasks_in_flight_per_actor=2 * IN_FLIGHT,
-            max_concurrent_calls_per_actor=IN_FLIGHT,
-            enable_true_multi_threading=True,
+            # On a CPU decoding and predicting would only take turns at the same cores.
+            max_concurrent_calls_per_actor=1 if accelerator is CPU else IN_FLIGHT,
+            enable_true_multi_threading=accelerator is not CPU,
         ),
         num_cpus=resources["CPU"],
         num_gpus=resources.get("GPU"),
