@@ -34,6 +34,7 @@ lint: install
 
 bench: install
 	for b in benchmarks/[a-z]*.py; do $(BIN)/python $$b || exit 1; done
+	$(BIN)/python benchmarks/_readme.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
