@@ -1,4 +1,4 @@
-"""Puts the figures of `benchmarks/results/` into the README's table: python benchmarks/_readme.py."""
+"""Puts the figures of `benchmarks/results/` into the table of the README."""
 
 from __future__ import annotations
 
