@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import sys
 import tempfile
 import warnings
@@ -31,6 +32,7 @@ QUIET = {
     "RAY_worker_niceness": "0",
 }
 PROCESS_GROUP_TIMEOUT_S = 600
+CONNECT_TIMEOUT_S = 10
 
 
 @contextlib.contextmanager
@@ -125,13 +127,24 @@ def _join(address: str) -> None:
             todo=f"ray job submit --address {address} --working-dir . -- raymrcnn ...",
         )
     try:
+        _require_listener(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ClusterError(
             f"no Ray cluster answers at {address} ({str(error).splitlines()[0][:200]})",
             where="--cluster",
             todo="start one with `ray start --head`, or drop --cluster to use this machine",
         ) from None
+
+
+def _require_listener(address: str) -> None:
+    """Raise OSError or ValueError unless something listens there: Ray would try for minutes."""
+    if address in ("auto", "local"):
+        return
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not host:
+        raise ValueError("write it as HOST:PORT")
+    socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
 
 
 def _start(accelerator: Accelerator, workers: int) -> None:
