@@ -25,7 +25,9 @@ def print_table(rows: Sequence[Sequence[str]], title: str = "") -> None:
     from rich.table import Table
 
     header, *body = rows
-    table = Table(title=title or None, title_justify="left")
+    if title:
+        typer.echo(title)  # not the table's own, which would be wrapped to its width
+    table = Table()
     for k, name in enumerate(header):
         numeric = all(_is_number(row[k]) for row in body) and bool(body)
         table.add_column(name, justify="right" if numeric else "left")
