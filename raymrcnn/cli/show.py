@@ -23,6 +23,7 @@ def print_table(rows: Sequence[Sequence[str]], title: str = "") -> None:
     """A table of text; the first row is its header, columns of numbers stand right."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     header, *body = rows
     if title:
@@ -32,7 +33,7 @@ def print_table(rows: Sequence[Sequence[str]], title: str = "") -> None:
         numeric = all(_is_number(row[k]) for row in body) and bool(body)
         table.add_column(name, justify="right" if numeric else "left")
     for row in body:
-        table.add_row(*row)
+        table.add_row(*(Text(cell) for cell in row))  # names are no markup
     Console().print(table)
 
 

@@ -1,0 +1,128 @@
+"""The Python API where it does not need Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import raymrcnn
+from raymrcnn import api
+from raymrcnn.device import on_ray
+from raymrcnn.device.accelerator import CPU, CUDA, MLU, Accelerator
+from raymrcnn.errors import ConfigError, DataError, DeviceError
+from raymrcnn.masks import rle_to_bitmap
+
+
+def test_the_import_of_the_package_is_instant() -> None:
+    program = """
+import sys, raymrcnn
+assert dir(raymrcnn) and raymrcnn.__version__
+print(sorted({"torch", "numpy", "ray", "raymrcnn.api"} & set(sys.modules)))
+from raymrcnn import predict
+print("torch" in sys.modules, "ray" in sys.modules, predict.__name__)
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ran.stdout.splitlines() == ["[]", "True False predict"], ran.stderr
+
+
+def test_the_package_offers_what_it_says_and_no_more() -> None:
+    assert raymrcnn.__all__ == ["infer", "predict", "score", "train"]
+    for name in raymrcnn.__all__:
+        assert callable(getattr(raymrcnn, name))
+        assert "Raises:" in getattr(api, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        _ = raymrcnn.trian
+
+
+@pytest.mark.parametrize("first", ["raymrcnn", "raymrcnn.train.job", "raymrcnn.cli.main"])
+def test_packages_of_the_name_of_a_function_do_not_hide_it(first: str) -> None:
+    program = f"""
+import {first}
+import raymrcnn
+from raymrcnn.errors import DataError, RaymrcnnError
+
+for call in range(3):
+    for function, options in (
+        ("train", dict(data="/nowhere", out="/nowhere", device="cpu", recipe="tiny")),
+        ("infer", dict(weights="x", out="/nowhere", data="/nowhere", device="cpu")),
+        ("score", dict(predictions="/nowhere")),
+        ("predict", dict(images=[], weights="/nowhere", device="cpu")),
+    ):
+        try:
+            getattr(raymrcnn, function)(**options)
+        except RaymrcnnError as error:
+            assert "/nowhere" in str(error), error
+        else:
+            raise SystemExit("it found something")
+from raymrcnn import infer, score, train
+import raymrcnn.infer.sink as sink, raymrcnn.score.coco, raymrcnn.train.job
+assert raymrcnn.infer.sink is sink and raymrcnn.score.coco and raymrcnn.train.job
+try:
+    train("/nowhere", out="/nowhere", device="cpu", recipe="tiny")
+except DataError:
+    print("fine")
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ran.stdout == "fine\n", ran.stderr
+
+
+def test_a_few_images_are_predicted_in_this_process(
+    made_up: Path, small_run: Path, tmp_path: Path
+) -> None:
+    paths = sorted((made_up / "val2017").iterdir())[:2]
+    found = raymrcnn.predict(
+        paths, str(small_run), device="cpu", score_threshold=0.1, max_detections=4
+    )
+    assert [one.file_name for one in found] == [path.name for path in paths]
+    for one, path in zip(found, paths, strict=True):
+        with Image.open(path) as image:
+            assert (one.width, one.height) == image.size
+        assert 0 < len(one.scores) <= 4
+        assert one.scores.min() > 0.1
+        assert np.all(np.diff(one.scores) <= 0)
+        assert rle_to_bitmap(one.rles[0], one.height, one.width).any()
+    assert raymrcnn.predict([], str(small_run), device="cpu") == []
+
+
+def test_an_image_that_cannot_be_read_stops_a_prediction(small_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_text("not an image")
+    with pytest.raises(DataError, match="a.jpg: not an image in a known format"):
+        raymrcnn.predict([tmp_path / "a.jpg"], str(small_run), device="cpu")
+    with pytest.raises(DeviceError, match="cpu cannot run float16"):
+        raymrcnn.predict([], str(small_run), device="cpu", dtype="float16")
+
+
+@pytest.fixture
+def cluster_of_8_mlus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen from a machine without any card."""
+
+    @contextlib.contextmanager
+    def session(cluster: str | None, row: Accelerator, workers: int) -> Iterator[None]:
+        if row is not MLU:
+            raise DeviceError("no such card in the cluster")
+        yield
+
+    monkeypatch.setattr(on_ray, "ray_session", session)
+    monkeypatch.setattr(on_ray, "num_workers_possible", lambda row: 8)
+    monkeypatch.setattr(api, "num_cards", lambda row: 1 if row is CPU else 0)
+
+
+@pytest.mark.usefixtures("cluster_of_8_mlus")
+def test_workers_are_counted_where_they_will_run() -> None:
+    assert api._num_workers(0, MLU, "head:6379") == 8
+    assert api._num_workers(3, MLU, "head:6379") == 3
+    assert api._num_workers(0, CPU, "head:6379") == 1
+    assert api._num_workers(5, CPU, None) == 5
+    with pytest.raises(DeviceError, match="no such card in the cluster"):
+        api._num_workers(0, CUDA, "head:6379")
+    with pytest.raises(DeviceError, match="2 workers need 2 mlu cards, and this machine has 0"):
+        api._num_workers(2, MLU, None)
+    with pytest.raises(ConfigError, match="--workers: -1 is negative"):
+        api._num_workers(-1, CPU, None)
