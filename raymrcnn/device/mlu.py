@@ -1,27 +1,290 @@
-"""The one door to torch_mlu."""
+"""The MLU cards of this host, and the one door to torch_mlu.
+
+No function here initialises a device: a driver process asks, and may still fork its workers
+afterwards. Every source (the driver's files, cnmon, /dev, neuware's folder) may be absent or say
+nonsense: what cannot be told is None, and nothing raises.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import importlib.metadata
 import importlib.util
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from raymrcnn.device import cambricon
+from raymrcnn.device.cambricon import Card, compare_versions
+
+__all__ = [
+    "Card",
+    "compare_versions",
+    "device_count",
+    "device_nodes",
+    "host_cards",
+    "is_installed",
+    "obstacle",
+    "versions",
+    "visible_devices",
+    "why_unavailable",
+]
+
+ROOT = Path("/")
+CNMON = "cnmon"
+CNMON_TIMEOUT_S = 20.0
+MIN_DRIVER = "4.20.6"
+# In the order in which CNRT and torch_mlu heed them; the first that is set, even to "", decides
+# (torch_mlu, mlu/__init__.py; older ones do not know the last).
+VISIBLE_DEVICES = ("CN_VISIBLE_DEVICES", "MLU_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
+LIBRARIES = ("cnnl", "cncl", "cnrt", "cndev", "cnlight")
 
 
 def is_installed() -> bool:
     """Whether torch_mlu can be imported, without importing it."""
+    if "torch_mlu" in sys.modules:
+        return sys.modules["torch_mlu"] is not None
     return importlib.util.find_spec("torch_mlu") is not None
 
 
-def device_count() -> int:
-    """MLU devices visible to this process; 0 without torch_mlu."""
+def device_nodes(root: Path = ROOT) -> tuple[int, ...]:
+    """The numbers N of /dev/cambricon_devN, sorted."""
+    try:
+        names = os.listdir(root / "dev")
+    except OSError:
+        return ()
+    found = (re.fullmatch(r"cambricon_dev([0-9]{1,6})", name) for name in names)
+    return tuple(sorted(int(match[1]) for match in found if match))
+
+
+def visible_devices() -> tuple[str, tuple[int, ...] | tuple[str, ...]] | None:
+    """The variable that decides which cards this process sees, and those; None if none is set."""
+    name = next((name for name in VISIBLE_DEVICES if name in os.environ), None)
+    return None if name is None else (name, cambricon.parse_visible(os.environ[name]))
+
+
+def device_count(root: Path = ROOT) -> int:
+    """MLU devices that this process can use; 0 without torch_mlu or with too old a driver.
+
+    Counted in /dev, as the variables for visible devices allow; torch_mlu is asked only where
+    /dev shows none, or where the cards are named by UUID.
+    """
     if not is_installed():
         return 0
-    import torch
-    import torch_mlu  # noqa: F401  (registers torch.mlu)
+    nodes, visible = device_nodes(root), visible_devices()
+    if visible is not None and not visible[1]:
+        return 0
+    if nodes and _old_driver(_proc_cards(root)):
+        return 0
+    if not nodes or (visible is not None and isinstance(visible[1][0], str)):
+        return _count_of_torch()[0]
+    return len(_visible_nodes(nodes))
 
-    return int(torch.mlu.device_count())  # type: ignore[attr-defined]
+
+def host_cards(
+    root: Path = ROOT, cnmon: str | None = CNMON, timeout_s: float = CNMON_TIMEOUT_S
+) -> tuple[Card, ...]:
+    """The cards of this host, whatever this process may use of them, sorted by index.
+
+    Args:
+        root: of the file system with /proc, /dev.
+        cnmon: the program, a name or a path; None: do not start it.
+        timeout_s: for each of its (at most three) runs; after one that hangs it is left alone.
+    """
+    nodes = device_nodes(root)
+    sources = [_proc_cards(root)]
+    program = shutil.which(cnmon) if cnmon else None
+    if program is not None:
+        json_text = _run_cnmon(program, ["info", "-j"], timeout_s, "cnmon_info.json")
+        sources.append(cambricon.parse_info_json(json_text or ""))
+        table = None if json_text is None else _run_cnmon(program, [], timeout_s)
+        sources.append(cambricon.parse_table(table or ""))
+        known = cambricon.merge(sources, nodes)
+        complete = known and all(c.model and c.memory_bytes and c.driver for c in known)
+        if table is not None and not complete:
+            text = _run_cnmon(program, ["info", "-m"], timeout_s)
+            sources.append(cambricon.parse_info_text(text or ""))
+    return cambricon.merge(sources, nodes)
 
 
-def why_unavailable() -> str:
-    """One clause that says why `device_count` is 0."""
+def versions(root: Path = ROOT, cnmon: str | None = CNMON) -> dict[str, str | None]:
+    """Versions, without a leading v, of driver, cntoolkit, torch_mlu and Cambricon's libraries."""
+    neuware = root / "usr/local/neuware"
+    home = os.environ.get("NEUWARE_HOME")
+    if home and root == ROOT:
+        neuware = Path(home)
+    drivers = {card.driver for card in _proc_cards(root)} - {None}
+    if not drivers:
+        drivers = {card.driver for card in host_cards(root, cnmon)} - {None}
+    try:
+        libraries = os.listdir(neuware / "lib64")
+    except OSError:
+        libraries = []
+    return {
+        "driver": drivers.pop() if len(drivers) == 1 else None,
+        "cntoolkit": cambricon.parse_neuware_version(_read(neuware / "version.txt")),
+        **{name: cambricon.library_version(name, libraries) for name in LIBRARIES},
+        "torch_mlu": _torch_mlu_version(),
+    }
+
+
+def obstacle(root: Path = ROOT, cnmon: str | None = CNMON) -> str | None:
+    """One clause that says what keeps this process from the cards; None if nothing is seen.
+
+    Starts cnmon (a second or so): for a user who asks for the device, not for a count.
+    """
+    nodes, visible = device_nodes(root), visible_devices()
+    of_cards = _counted(nodes)
     if not is_installed():
-        return "torch_mlu is not installed"
-    return "torch_mlu sees no card"
+        return "torch_mlu is not installed" + (f", though /dev has {of_cards}" if nodes else "")
+    if visible is not None and not visible[1]:
+        name = visible[0]
+        return f"{name}={os.environ[name]!r} hides every card"
+    if not nodes:
+        count, failure = _count_of_torch()
+        if count:
+            return None
+        listed = len(_proc_cards(root))
+        hint = f", though the driver lists {listed}: give the container its devices"
+        return failure or "there is no /dev/cambricon_dev*" + (hint if listed else "")
+    cards = host_cards(root, cnmon)
+    if old := _old_driver(cards):
+        return f"the driver is v{old}, and v{MIN_DRIVER} is the oldest that will do"
+    usable = set(_visible_nodes(nodes))
+    if not usable and visible is not None:
+        name = visible[0]
+        return f"{name}={os.environ[name]!r} names none of the {of_cards} in /dev"
+    taken = [c for c in cards if c.index in usable and _is_taken(c)]
+    if usable and len(taken) == len(usable):
+        return f"every card ({len(taken)}) is in exclusive mode and taken by another process"
+    return None
+
+
+def why_unavailable(root: Path = ROOT, cnmon: str | None = CNMON) -> str:
+    """One clause that says why `device_count` is 0."""
+    return obstacle(root, cnmon) or "torch_mlu sees no card"
+
+
+def _counted(cards: Sequence[object]) -> str:
+    return f"{len(cards)} card{'' if len(cards) == 1 else 's'}"
+
+
+def _visible_nodes(nodes: tuple[int, ...]) -> tuple[int, ...]:
+    """Of the nodes those that this process sees; cards named by UUID count as seen.
+
+    A device number is a place in the list of nodes; the first beyond it ends the set.
+    """
+    visible = visible_devices()
+    if visible is None:
+        return nodes
+    seen: list[int] = []
+    for device in visible[1]:
+        if isinstance(device, str):
+            return nodes
+        if device >= len(nodes):
+            break
+        seen.append(nodes[device])
+    return tuple(seen)
+
+
+def _count_of_torch() -> tuple[int, str | None]:
+    """torch_mlu's own count, and what went wrong.
+
+    By libcndev.so: the count that it makes otherwise would initialise the driver, and poison forks.
+    """
+    name = "PYTORCH_CNDEV_BASED_MLU_CHECK"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        import torch
+        import torch_mlu  # noqa: F401  (registers torch.mlu)
+
+        return int(torch.mlu.device_count()), None  # type: ignore[attr-defined]
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        return 0, f"torch_mlu cannot be used ({reason})"
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _proc_cards(root: Path) -> tuple[Card, ...]:
+    mlus = root / "proc/driver/cambricon/mlus"
+    try:
+        folders = sorted(os.listdir(mlus))
+    except OSError:
+        return ()
+    cards = []
+    for name in folders:
+        card = cambricon.parse_information(_read(mlus / name / "information"), name)
+        if card.model is None and card.driver is None and card.index is None:
+            continue
+        mode = cambricon.parse_exclusive_mode(_read(mlus / name / "exclusive_mode"))
+        cards.append(dataclasses.replace(card, compute_mode=mode))
+    return tuple(cards)
+
+
+def _old_driver(cards: tuple[Card, ...]) -> str | None:
+    """The version of a driver that is too old, if one is told."""
+    told = (card.driver for card in cards if card.driver)
+    return next((v for v in told if compare_versions(v, MIN_DRIVER) == -1), None)
+
+
+def _is_taken(card: Card) -> bool:
+    return card.compute_mode == "Exclusive" and bool(set(card.pids or ()) - {os.getpid()})
+
+
+def _torch_mlu_version() -> str | None:
+    try:
+        return importlib.metadata.version("torch_mlu")
+    except importlib.metadata.PackageNotFoundError:
+        version = getattr(sys.modules.get("torch_mlu"), "__version__", None)
+        return str(version) if version else None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes()[: 2**20].decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _run_cnmon(
+    program: str, words: list[str], timeout_s: float, output: str = "stdout"
+) -> str | None:
+    """What cnmon printed, or the file that it wrote; None if it hangs or cannot be started.
+
+    It runs in a folder of its own, into which `info -j` writes. Its output goes to a file, and once
+    killed it is waited for only a second: on a wedged driver it may not die.
+    """
+    with tempfile.TemporaryDirectory(prefix="cnmon-", ignore_cleanup_errors=True) as folder:
+        with open(Path(folder, "stdout"), "wb") as stdout:
+            try:
+                process = subprocess.Popen(
+                    [program, *words],
+                    cwd=folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=stdout,
+                    stderr=subprocess.DEVNULL,
+                    env={**os.environ, "LC_ALL": "C"},
+                    start_new_session=True,
+                )
+            except OSError:
+                return None
+        try:
+            process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(1)
+            return None
+        return _read(Path(folder, output))
