@@ -166,6 +166,18 @@ def test_hidden_numbers_in_a_table_are_not_told() -> None:
     assert {card.memory_bytes for card in cambricon.parse_table(text)} == {None}
 
 
+def test_a_column_without_its_heading_tells_no_mode() -> None:
+    text = sample("table-5.10.22.txt").replace("Compute-Mode", "Another-Name")
+    assert {card.compute_mode for card in cambricon.parse_table(text)} == {None}
+
+
+def test_a_row_broken_in_two_tells_nothing() -> None:
+    text = sample("table-5.10.22.txt").replace("FULL        Exclu", "FULL        Exclu\n")
+    first, second = cambricon.parse_table(text)
+    assert (first.compute_mode, first.memory_bytes) == (None, None)
+    assert second.compute_mode == "Default"
+
+
 def test_info_m_tells_physical_memory_not_virtual() -> None:
     card = Card(index=0, model="MLU370-X8", memory_bytes=23374 * MIB, driver="5.10.26")
     assert cambricon.parse_info_text(sample("info-m.txt")) == (card, replace(card, index=1))
@@ -305,6 +317,12 @@ def test_two_devices_behind_one_address_stay_two(turned: bool) -> None:
     again = tuple(replace(card, memory_bytes=card.index) for card in board)
     cards = cambricon.merge([board, again[::-1] if turned else again])
     assert [(card.index, card.memory_bytes) for card in cards] == [(0, 0), (1, 1)]
+
+
+def test_the_device_that_a_source_left_out_is_not_taken_for_its_neighbour() -> None:
+    board = tuple(Card(index=n, pci_bus_id="0000:39:00.0", memory_bytes=n) for n in range(2))
+    cards = cambricon.merge([(replace(board[0], ecc=True),), board[::-1]])
+    assert [(c.index, c.memory_bytes, c.ecc) for c in cards] == [(0, 0, True), (1, 1, None)]
 
 
 def test_one_number_for_two_addresses_is_given_once() -> None:
