@@ -38,6 +38,14 @@ def test_a_written_file_is_whole_readable_and_alone(tmp_path: Path) -> None:
     assert entries(tmp_path) == ["a.txt"]
 
 
+def test_who_reads_while_a_file_is_renewed_reads_the_old_one(tmp_path: Path) -> None:
+    rundir.write_text(tmp_path / "a.txt", "old")
+    with (tmp_path / "a.txt").open() as reader:
+        rundir.write_text(tmp_path / "a.txt", "new")
+        assert reader.read() == "old"
+    assert (tmp_path / "a.txt").read_text() == "new"
+
+
 def test_json_comes_back_as_it_went(tmp_path: Path) -> None:
     document = {"a": [1, 2.5, None, True], "ü": {"b": "c\n"}}
     rundir.write_json(tmp_path / "a.json", document)

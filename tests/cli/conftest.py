@@ -17,3 +17,14 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from small_weights import write_run
 
     return write_run(tmp_path_factory.mktemp("small-run"))
+
+
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of these tests may start Ray: whatever is wrong is found before."""
+    import ray
+
+    def init(*args: object, **options: object) -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr(ray, "init", init)

@@ -1,6 +1,6 @@
 """Wrong input of every kind: exit code 2, one line that says what, where and what to do.
 
-All of it is found before Ray starts (`refused` looks), and nothing is left half-written.
+All of it is found before Ray starts (see `no_ray`), and nothing is left half-written.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from small_weights import small_predictor
 from raymrcnn import rundir
 from raymrcnn.data.coco import open_split
 from raymrcnn.errors import OutputError, RunError
+from raymrcnn.infer import labeler as labeler_module
 from raymrcnn.infer.labeler import BlockSummary, Labeler
 from raymrcnn.infer.sink import Predictions, finish, open_predictions, read_results
 from raymrcnn.infer.sources import images_named, images_of_split
@@ -210,7 +211,7 @@ def test_a_device_out_of_memory_says_what_to_do(
     assert opened.pending() == [0]
 
 
-def test_images_wait_for_others_of_their_size_and_not_without_end(
+def test_images_wait_for_others_of_their_size(
     predictor: Predictor, val: list[ImageRef], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches: list[list[tuple[int, int]]] = []
@@ -231,3 +232,34 @@ def test_images_wait_for_others_of_their_size_and_not_without_end(
     assert sorted(len(sizes) for sizes in batches) == [2, 2, 4, 4]
     assert [one.file_name for one in read_results(tmp_path / "out")] == [
         f"{k:02d}.png" for k in range(12)]  # fmt: skip
+
+
+def test_few_images_wait_at_a_time(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    shapes = [(64, 64), (64, 96), (96, 64), (30, 96), (96, 30)]  # five padded sizes
+    assert len({predictor.padded_size(*shape) for shape in shapes}) == 5
+    for k in range(20):
+        Image.new("RGB", shapes[k % 5][::-1]).save(folder / f"{k:02d}.png")
+    decoded: list[str] = []
+    decode, forward = labeler_module.decode_image, predictor.forward
+    at_forward: list[int] = []
+
+    def counted(uri: str) -> torch.Tensor:
+        decoded.append(uri)
+        return decode(uri)
+
+    def watched(images: Sequence[torch.Tensor]) -> list[HostDetections]:
+        at_forward.append(len(decoded))
+        return forward(images)
+
+    monkeypatch.setattr(labeler_module, "decode_image", counted)
+    monkeypatch.setattr(predictor, "forward", watched)
+    batch_size, threads = 4, 2
+    label(predictor, tmp_path / "out", images_named([str(folder)]), batch_size)
+    most = (labeler_module.MOST_WAITING + 1) * batch_size + threads + 1
+    assert at_forward[0] <= most < 16  # after 16, the first size could have made a whole batch
+    assert len(decoded) == 20
+    assert len(list(read_results(tmp_path / "out"))) == 20
