@@ -103,19 +103,19 @@ def train(
         on_start(job, prepared.start)
     if prepared.start >= last:
         return _train_result(job, prepared.start, "complete", prepared.start)
-    try:
-        with rundir.exclusive(job.run_dir):
+    with rundir.exclusive(job.run_dir):
+        try:
             step = run_training(
                 prepared,
                 cluster=cluster,
                 on_news=on_news or (lambda item: None),
                 stop=stop or threading.Event(),
             )
-    except BaseException as error:
-        with contextlib.suppress(OutputError):  # what went wrong first matters
-            kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            write_run_json(prepared, kind)
-        raise
+        except BaseException as error:
+            with contextlib.suppress(OutputError):  # what went wrong first matters
+                kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+                write_run_json(prepared, kind)
+            raise
     status = "complete" if step >= last else "interrupted"
     write_run_json(prepared, status)
     return _train_result(job, step, status, prepared.start)
