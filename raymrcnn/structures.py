@@ -34,6 +34,20 @@ class Target:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BatchPlan:
+    """What was drawn for one worker's images of a step, and what it must know of the others.
+
+    A tuple left empty stands for the model's own choice.
+    """
+
+    seeds: tuple[int, ...]  # an image each: of the sampling of anchors and proposals
+    # An image each: pixels to scale the short side to; 0: the model's own.
+    short_sides: tuple[int, ...] = ()
+    # (height, width, short side) of each image of the global batch.
+    batch_sizes: tuple[tuple[int, int, int], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Detections:
     """What a model found in one image, best score first."""
 

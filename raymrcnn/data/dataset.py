@@ -99,6 +99,7 @@ class TrainDataset:
         self, index: CocoIndex, root: Path, split: str, config: DataConfig, seed: int
     ) -> None:
         self.index = index
+        self.transform = build_train_transform(config)
         self.make = SampleMaker(root=root, split=split, config=config, seed=seed)
         self.images = usable_images(index, config.keep_empty_images)  # rows in the index
         if not len(self.images):
@@ -121,6 +122,11 @@ class TrainDataset:
     def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, Target]:
         """The sample of (position in `images`, epoch); see `SampleMaker`."""
         return self.make(self.job(*key))
+
+    def size_of(self, position: int, epoch: int) -> tuple[int, int]:
+        """(height, width) in pixels of the augmented sample; touches no disk."""
+        i = int(self.images[position])
+        return self.transform.size_after(int(self.index.heights[i]), int(self.index.widths[i]))
 
     def job(self, position: int, epoch: int) -> Job:
         """What the sample of `images[position]` in an epoch is made from; touches no disk."""

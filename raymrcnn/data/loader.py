@@ -26,9 +26,9 @@ from raymrcnn.data.dataset import (
     check_images_exist,
     usable_images,
 )
-from raymrcnn.data.order import batches, epochs_of, rank_slice
+from raymrcnn.data.order import batches, epochs_of, rank_slice, sampling_seed
 from raymrcnn.errors import RaymrcnnError, RunError
-from raymrcnn.structures import Target
+from raymrcnn.structures import BatchPlan, Target
 
 __all__ = ["TrainBatch", "TrainDataset", "check_images_exist", "train_batches", "usable_images"]
 
@@ -38,16 +38,19 @@ class TrainBatch:
     """What one worker trains on in one step."""
 
     step: int
-    epoch: int  # of the first image
+    epoch: int  # of the first image of the global batch
     image_ids: tuple[int, ...]
     images: list[torch.Tensor]  # each uint8 [3, height, width] RGB
     targets: list[Target]
+    plan: BatchPlan  # for these images
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Request:
     step: int
+    epoch: int
     jobs: tuple[Job, ...]
+    plan: BatchPlan
 
 
 def train_batches(
@@ -66,7 +69,7 @@ def train_batches(
     Args:
         dataset: what to train on.
         seed: of the order.
-        batch_size: images a step over all workers; a multiple of `world_size`.
+        batch_size: images a step over all workers.
         rank: of this worker, 0 to world_size - 1.
         world_size: number of workers.
         start_step: the first step to give, counted from 0.
@@ -77,7 +80,6 @@ def train_batches(
         DataError: a sample cannot be made.
         RunError: a process that makes samples was killed.
     """
-    assert batch_size % world_size == 0
     requests = _requests(dataset, seed, batch_size, rank, world_size, start_step)
     if num_workers:
         return _from_processes(dataset.make, requests, num_workers, prefetch)
@@ -91,9 +93,18 @@ def _requests(
         epochs = epochs_of(step, len(dataset), batch_size)
         mine = rank_slice(positions, rank, world_size).tolist()
         when = rank_slice(epochs, rank, world_size).tolist()
+        jobs = tuple(dataset.job(p, epoch) for p, epoch in zip(mine, when, strict=True))
         yield _Request(
             step=step,
-            jobs=tuple(dataset.job(p, epoch) for p, epoch in zip(mine, when, strict=True)),
+            epoch=int(epochs[0]),
+            jobs=jobs,
+            plan=BatchPlan(
+                seeds=tuple(sampling_seed(seed, job.epoch, job.image_id) for job in jobs),
+                batch_sizes=tuple(
+                    (*dataset.size_of(int(p), int(epoch)), 0)
+                    for p, epoch in zip(positions, epochs, strict=True)
+                ),
+            ),
         )
 
 
@@ -101,10 +112,11 @@ def _made(make: SampleMaker, request: _Request) -> TrainBatch:
     samples = [make(job) for job in request.jobs]
     return TrainBatch(
         step=request.step,
-        epoch=request.jobs[0].epoch,
+        epoch=request.epoch,
         image_ids=tuple(job.image_id for job in request.jobs),
         images=[image for image, _ in samples],
         targets=[target for _, target in samples],
+        plan=request.plan,
     )
 
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.int64]
 Groups = npt.NDArray[np.int8]
 
-_ORDER, _BATCHES, _IMAGE = range(3)  # streams of random numbers of one epoch
+_ORDER, _BATCHES, _IMAGE, _SAMPLING = range(4)  # streams of random numbers of one epoch
 
 
 def aspect_groups(widths: npt.ArrayLike, heights: npt.ArrayLike) -> Groups:
@@ -96,16 +96,21 @@ def epochs_of(step: int, num_images: int, batch_size: int) -> Ints:
 def rank_slice(batch: Ints, rank: int, world_size: int) -> Ints:
     """The part of a global batch (or of anything beside it) that one worker takes.
 
-    The size of the batch is a multiple of the number of workers: callers see to it.
+    Where the workers do not divide the batch, parts differ by one image at most.
     """
-    assert len(batch) % world_size == 0 and 0 <= rank < world_size
-    size = len(batch) // world_size
-    return batch[rank * size : (rank + 1) * size]
+    assert 0 <= rank < world_size
+    return batch[len(batch) * rank // world_size : len(batch) * (rank + 1) // world_size]
 
 
 def image_seed(seed: int, epoch: int, image_id: int) -> np.random.SeedSequence:
-    """What all random choices for one image in one epoch are drawn from."""
+    """What the augmentation of one image in one epoch is drawn from."""
     return np.random.SeedSequence((seed, epoch, _IMAGE, image_id))
+
+
+def sampling_seed(seed: int, epoch: int, image_id: int) -> int:
+    """What the model samples anchors and proposals of one image in one epoch by."""
+    words = np.random.SeedSequence((seed, epoch, _SAMPLING, image_id)).generate_state(2, np.uint32)
+    return int(words[0]) << 32 | int(words[1])
 
 
 def _by_group(

@@ -77,6 +77,11 @@ class TrainTransform:
             ),
         )
 
+    def size_after(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) in pixels of what an image of that size becomes."""
+        side = self.resize_to or self.crop_size
+        return (side, side) if side else (height, width)
+
     def _jittered(self, picture: tv_tensors.Image, rng: np.random.Generator) -> tv_tensors.Image:
         """Factors and their random order as torchvision's ColorJitter draws them."""
         strengths = (self.brightness, self.contrast, self.saturation, self.hue)

@@ -22,9 +22,3 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-
-
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seed torch for one training step of one worker, the same whenever it is run."""
-    words = np.random.SeedSequence((seed, step, rank)).generate_state(2, np.uint32)
-    torch.manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
-from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.transform import resize_boxes
 
 from raymrcnn.config import ModelConfig
@@ -29,18 +29,19 @@ from raymrcnn.model.backbone import (
     group_norm,
 )
 from raymrcnn.model.conventions import CONVENTIONS, Conventions
-from raymrcnn.model.heads import BoxAndMaskHeads, BoxPredictor, MaskPredictor, ProposalHead
+from raymrcnn.model.heads import (
+    BoxAndMaskHeads,
+    BoxPredictor,
+    MaskPredictor,
+    ProposalHead,
+    ProposalNetwork,
+)
+from raymrcnn.model.losses import LOSSES, NUM_COUNTS, LossSums, divided
 from raymrcnn.model.pooling import PyramidPool
 from raymrcnn.model.transform import ImageTransform
-from raymrcnn.structures import Target
+from raymrcnn.structures import BatchPlan, Target
 
-LOSSES = (
-    "loss_objectness",
-    "loss_rpn_box_reg",
-    "loss_classifier",
-    "loss_box_reg",
-    "loss_mask",
-)
+__all__ = ["LOSSES", "MaskRCNN", "RawDetections", "build_mask_rcnn", "trainable_summary"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ class MaskRCNN(nn.Module):
         self,
         transform: ImageTransform,
         backbone: PyramidBackbone,
-        rpn: RegionProposalNetwork,
+        rpn: ProposalNetwork,
         roi_heads: BoxAndMaskHeads,
     ) -> None:
         super().__init__()
@@ -77,16 +78,28 @@ class MaskRCNN(nn.Module):
         self.roi_heads = roi_heads
 
     def forward(
-        self, images: Sequence[Tensor], targets: Sequence[Target] | None = None
-    ) -> dict[str, Tensor] | list[RawDetections]:
-        """`losses` in training, `detect` in eval; the entry that DistributedDataParallel wraps."""
+        self,
+        images: Sequence[Tensor],
+        targets: Sequence[Target] | None = None,
+        plan: BatchPlan | None = None,
+    ) -> LossSums | list[RawDetections]:
+        """`loss_sums` in training, `detect` in eval; what DistributedDataParallel wraps."""
         if self.training:
             assert targets is not None, "training needs targets"
-            return self.losses(images, targets)
+            return self.loss_sums(images, targets, plan)
         return self.detect(images)
 
-    def losses(self, images: Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
-        """The five losses of `LOSSES`, scalars with a graph to every trainable parameter.
+    def losses(
+        self, images: Sequence[Tensor], targets: Sequence[Target], plan: BatchPlan | None = None
+    ) -> dict[str, Tensor]:
+        """The five losses of `LOSSES` of a whole batch; see `loss_sums`."""
+        found = self.loss_sums(images, targets, plan)
+        return dict(zip(LOSSES, divided(*found).unbind(), strict=True))
+
+    def loss_sums(
+        self, images: Sequence[Tensor], targets: Sequence[Target], plan: BatchPlan | None = None
+    ) -> LossSums:
+        """Sums and counts of the losses of a share of a batch, with a graph to every parameter.
 
         So also for images without objects, and for no images at all: each rank of a parallel run
         makes the same collective calls whatever its share of the batch.
@@ -94,17 +107,40 @@ class MaskRCNN(nn.Module):
         Args:
             images: [3, H, W] each, RGB, uint8 or float in 0 to 1, on the model's device.
             targets: what is in them, in their pixels; boxes must have positive sides.
+            plan: seeds and sizes; None: seeds are the ids of the images, and they are the batch.
         """
         assert self.training, "losses are computed in training mode"
         if not images:
-            return self._zero_losses()
-        annotations = [{"boxes": t.boxes, "labels": t.labels, "masks": t.masks} for t in targets]
-        batch, annotations = self.transform(list(images), annotations)
+            return self._zero_sums()
+        batch, annotations, seeds = self._prepared(images, targets, plan)
         features = self.backbone(batch.tensors)
-        proposals, rpn_losses = self.rpn(batch, features, annotations)
-        _, roi_losses = self.roi_heads(features, proposals, batch.image_sizes, annotations)
-        found = {**rpn_losses, **roi_losses}
-        return {name: found[name] for name in LOSSES}
+        proposals, rpn_sums, num_anchors = self.rpn.losses(batch, features, annotations, seeds)
+        roi_sums, roi_counts = self.roi_heads.losses(
+            features, proposals, batch.image_sizes, annotations
+        )
+        counts = torch.cat((num_anchors[None].to(roi_counts.dtype), roi_counts))
+        return LossSums(torch.cat((rpn_sums, roi_sums)), counts)
+
+    def sample_counts(
+        self, images: Sequence[Tensor], targets: Sequence[Target], plan: BatchPlan | None = None
+    ) -> Tensor:
+        """The counts alone of `loss_sums`, float32 [3]; the heads of the boxes are not run."""
+        if not images:
+            return next(self.parameters()).new_zeros(NUM_COUNTS)
+        batch, annotations, seeds = self._prepared(images, targets, plan)
+        features = self.backbone(batch.tensors)
+        proposals, _, num_anchors = self.rpn.losses(batch, features, annotations, seeds)
+        _, _, labels = self.roi_heads.sampled_rois(proposals, annotations)
+        sampled = torch.cat(labels)
+        counts = sampled.new_tensor([len(sampled)]), (sampled > 0).sum()[None]
+        return torch.cat((num_anchors[None], *counts)).float()
+
+    def _prepared(
+        self, images: Sequence[Tensor], targets: Sequence[Target], plan: BatchPlan | None
+    ) -> tuple[ImageList, list[dict[str, Tensor]], Sequence[int]]:
+        annotations = [{"boxes": t.boxes, "labels": t.labels, "masks": t.masks} for t in targets]
+        batch, annotations = self.transform.for_training(list(images), annotations, plan)
+        return batch, annotations, plan.seeds if plan else [t.image_id for t in targets]
 
     def detect(self, images: Sequence[Tensor]) -> list[RawDetections]:
         """Detections of each image, masks not pasted.
@@ -135,10 +171,10 @@ class MaskRCNN(nn.Module):
         self.roi_heads.score_thresh = score_threshold
         self.roi_heads.detections_per_img = max_detections
 
-    def _zero_losses(self) -> dict[str, Tensor]:
+    def _zero_sums(self) -> LossSums:
         parts = [p.sum() for p in self.parameters() if p.requires_grad]
         zero = torch.stack(parts).sum() * 0.0
-        return {name: zero.clone() for name in LOSSES}
+        return LossSums(zero.expand(len(LOSSES)), zero.detach().expand(NUM_COUNTS))
 
 
 def build_mask_rcnn(
@@ -184,12 +220,12 @@ def build_mask_rcnn(
     )
 
 
-def _build_rpn(config: ModelConfig, sheet: Conventions) -> RegionProposalNetwork:
+def _build_rpn(config: ModelConfig, sheet: Conventions) -> ProposalNetwork:
     anchors = AnchorGenerator(
         tuple((size,) for size in config.anchor_sizes),
         (config.aspect_ratios,) * len(config.anchor_sizes),
     )
-    rpn = RegionProposalNetwork(
+    rpn = ProposalNetwork(
         anchors,
         ProposalHead(config.fpn_channels, len(config.aspect_ratios)),
         sheet.rpn_fg_iou,

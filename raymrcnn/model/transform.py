@@ -8,9 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
 from raymrcnn.model.conventions import Conventions
+from raymrcnn.structures import BatchPlan
 
 
 class ImageTransform(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision has no types
@@ -40,6 +42,37 @@ class ImageTransform(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvi
         self.register_buffer("mean", mean[:, None, None], persistent=False)
         self.register_buffer("std", std[:, None, None], persistent=False)
 
+    def for_training(
+        self,
+        images: list[Tensor],
+        targets: list[dict[str, Tensor]],
+        plan: BatchPlan | None = None,
+    ) -> tuple[ImageList, list[dict[str, Tensor]]]:
+        """Normalised, resized and padded images, and their targets with them.
+
+        Args:
+            images: [3, H, W] each.
+            targets: boxes, labels and masks, in the pixels of the images.
+            plan: short sides, and the sizes of the whole batch, to which is padded: how much
+                padding an image has shows in the numbers, so it must not depend on how the
+                batch is shared out.
+        """
+        plan = plan or BatchPlan(seeds=())
+        shorts = plan.short_sides or (0,) * len(images)
+        pairs = []
+        for image, target, short_side in zip(images, targets, shorts, strict=True):
+            height, width = image.shape[-2:]
+            size = self._size(height, width, short_side)
+            pairs.append(self.resized(self.normalize(image), dict(target), size))
+        sizes = [tuple(image.shape[-2:]) for image, _ in pairs]
+        whole = [*sizes, *(self._size(*size) for size in plan.batch_sizes)]
+        step = self.size_divisible
+        height, width = (-(-max(side) // step) * step for side in zip(*whole, strict=True))
+        batch = pairs[0][0].new_zeros((len(pairs), 3, height, width))
+        for place, (image, _) in zip(batch, pairs, strict=True):
+            place[:, : image.shape[1], : image.shape[2]].copy_(image)
+        return ImageList(batch, sizes), [target for _, target in pairs]
+
     def normalize(self, image: Tensor) -> Tensor:
         """[3, H, W] RGB, uint8 or float in 0 to 1 -> [3, H, W] float32 as the network wants it."""
         if image.is_floating_point():
@@ -56,25 +89,33 @@ class ImageTransform(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvi
         self, image: Tensor, target: dict[str, Tensor] | None = None
     ) -> tuple[Tensor, dict[str, Tensor] | None]:
         """Scale a [3, H, W] float image, and a target's boxes and masks with it."""
-        # In training torchvision draws the short side among several, one draw an image; drawing too
-        # keeps the state of the generator, and with it the sampled anchors, equal.
-        choose = self.torch_choice if self.training else max
-        short_side = choose(self.min_size)
         height, width = image.shape[-2:]
-        size = resized_size(height, width, short_side, self.max_size)
-        image = interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
+        size = self._size(height, width, 0)
         if target is None:
-            return image, None
-        target["boxes"] = resize_boxes(target["boxes"], (height, width), size)
-        if "masks" in target:
-            target["masks"] = interpolate(target["masks"][:, None].float(), size=size)[:, 0].byte()
-        return image, target
+            return _scaled(image, size), None
+        return self.resized(image, target, size)
+
+    def resized(
+        self, image: Tensor, target: dict[str, Tensor], size: tuple[int, int]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """An image, and its target's boxes and masks, scaled to (height, width)."""
+        target["boxes"] = resize_boxes(target["boxes"], tuple(image.shape[-2:]), size)
+        target["masks"] = interpolate(target["masks"][:, None].float(), size=size)[:, 0].byte()
+        return _scaled(image, size), target
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) in pixels of the batch that an image makes alone."""
-        size = resized_size(height, width, max(self.min_size), self.max_size)
+        size = self._size(height, width, 0)
         step = self.size_divisible
         return -(-size[0] // step) * step, -(-size[1] // step) * step
+
+    def _size(self, height: int, width: int, short_side: int) -> tuple[int, int]:
+        """After scaling; a short side of 0 stands for the model's own."""
+        return resized_size(height, width, short_side or max(self.min_size), self.max_size)
+
+
+def _scaled(image: Tensor, size: tuple[int, int]) -> Tensor:
+    return interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
 def resized_size(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:

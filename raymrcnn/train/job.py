@@ -71,12 +71,12 @@ def prepare(job: TrainJob, resume: Resume = "auto") -> PreparedJob:
         OutputError: the run folder cannot be written, or holds a run with `resume="never"`.
     """
     recipe = job.recipe
-    if recipe.optim.batch_size % job.workers:
+    if recipe.optim.batch_size < job.workers:
         raise ConfigError(
             f"a batch of {recipe.optim.batch_size} images cannot be shared by {job.workers} "
-            "workers equally",
+            "workers: each needs one",
             where="optim.batch_size",
-            todo=f"--set optim.batch_size={_next_multiple(recipe.optim.batch_size, job.workers)}",
+            todo=f"--set optim.batch_size={job.workers}, or fewer --workers",
         )
     split = recipe.data.train_split
     index = open_split(job.data_root, split)
@@ -207,7 +207,3 @@ def _flat(recipe: Recipe) -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
-
-
-def _next_multiple(number: int, of: int) -> int:
-    return -(-number // of) * of

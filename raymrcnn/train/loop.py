@@ -1,23 +1,28 @@
 """The training loop: a generator that knows no Ray, no files and no logging.
 
-Its driver decides when to log and to save. Every random choice inside a step (which anchors and
-proposals are sampled) is drawn from a seed that is a function of the run's seed, the step and the
-rank, so a resumed run needs no random state to repeat an uninterrupted one.
+Its driver decides when to log and to save. Nothing random is drawn here: augmentation and sampling
+are functions of the seeds in the batches, so a resumed run needs no random state to repeat an
+uninterrupted one. A step is that of the global batch: losses are divided by what all workers
+counted, so any number of workers gives what one would.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from raymrcnn.data.loader import TrainBatch
-from raymrcnn.device.numerics import seed_step
+from raymrcnn.device.numerics import autocast
 from raymrcnn.errors import RunError
-from raymrcnn.structures import Target
+from raymrcnn.model.losses import LOSSES, divided
+from raymrcnn.model.maskrcnn import MaskRCNN
+from raymrcnn.structures import BatchPlan, Target
 from raymrcnn.train.optim import set_learning_rate
 
 
@@ -27,8 +32,8 @@ class Step:
 
     index: int  # updates done since the start of the run, this one included
     epoch: int
-    image_ids: tuple[int, ...]
-    losses: dict[str, Tensor]  # scalars on the device, detached
+    image_ids: tuple[int, ...]  # of this worker
+    losses: dict[str, Tensor]  # scalars on the device, of the global batch
     learning_rate: float
     data_wait_s: float  # spent waiting for this batch
     seconds: float  # from asking for the batch to the end of the update, on the host's clock
@@ -47,23 +52,25 @@ def training_steps(
     start: int,
     stop: int,
     device: torch.device,
-    seed: int = 0,
-    rank: int = 0,
+    dtype: torch.dtype = torch.float32,
+    accumulate: int = 1,
     clip_grad_norm: float = 0.0,
     check_every: int = 1,
 ) -> Iterator[Step]:
     """Train from step `start` (updates done) to `stop`, yielding after each update.
 
+    With a process group, all its ranks take each step together.
+
     Args:
-        model: gives a dictionary of scalar losses for images and targets.
+        model: gives `LossSums` for images, targets and plan; wrapped where there is a group.
         batches: this rank's share of the global batches, from step `start` on.
         optimizer: over the model's parameters.
         lr_at: the learning rate of a step, counted from 0.
         start: updates done before.
         stop: updates done at the end.
         device: of the model.
-        seed: of the run.
-        rank: of this worker.
+        dtype: of the autocast forward pass.
+        accumulate: pieces that the share is taken in, one after the other, to spare memory.
         clip_grad_norm: largest norm of the whole gradient; 0: not clipped.
         check_every: steps between looks at the losses; more than 1 spares an accelerator the
             wait. A non-finite loss is always found before the yield of such a step.
@@ -77,22 +84,16 @@ def training_steps(
         batch = next(batches)
         data_wait_s = time.perf_counter() - began
         assert batch.step == step, f"batch of step {batch.step} in step {step}"
-        images = [image.to(device, non_blocking=True) for image in batch.images]
-        targets = [_on(device, target) for target in batch.targets]
 
         rate = lr_at(step)
         set_learning_rate(optimizer, rate)
-        seed_step(seed, step, rank)
-        losses = model(images, targets)
-        total = torch.stack(list(losses.values())).sum()
-
-        unchecked.append((step, batch.image_ids, total.detach()))
+        optimizer.zero_grad(set_to_none=True)
+        losses = _backward(model, batch, accumulate, device, dtype)
+        unchecked.append((step, batch.image_ids, losses.sum()))
         if (step + 1) % check_every == 0 or step + 1 == stop:
             _require_finite(unchecked)
             unchecked.clear()
 
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
         if clip_grad_norm:
             nn.utils.clip_grad_norm_(model.parameters(), clip_grad_norm)
         optimizer.step()
@@ -100,11 +101,82 @@ def training_steps(
             index=step + 1,
             epoch=batch.epoch,
             image_ids=batch.image_ids,
-            losses={name: loss.detach() for name, loss in losses.items()},
+            losses=dict(zip(LOSSES, losses.unbind(), strict=True)),
             learning_rate=rate,
             data_wait_s=data_wait_s,
             seconds=time.perf_counter() - began,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Piece:
+    """Some of a worker's images of one step, on the device."""
+
+    images: list[Tensor]
+    targets: list[Target]
+    plan: BatchPlan
+
+
+def _pieces(batch: TrainBatch, number: int, device: torch.device) -> Iterator[_Piece]:
+    """A batch in pieces of about the same size; moved to the device one by one."""
+    for k in range(number):
+        first, end = (len(batch.images) * i // number for i in (k, k + 1))
+        plan = replace(
+            batch.plan,
+            seeds=batch.plan.seeds[first:end],
+            short_sides=batch.plan.short_sides[first:end],
+        )
+        yield _Piece(
+            images=[image.to(device, non_blocking=True) for image in batch.images[first:end]],
+            targets=[_on(device, target) for target in batch.targets[first:end]],
+            plan=plan,
+        )
+
+
+def _backward(
+    model: nn.Module, batch: TrainBatch, accumulate: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """Leave the gradient of the global batch in the parameters; returns its losses [5]."""
+    parallel = model if isinstance(model, nn.parallel.DistributedDataParallel) else None
+    num_ranks = dist.get_world_size() if parallel else 1
+    counts = None
+    if accumulate > 1:
+        # The first piece's losses are divided by what the last one counts too, so the pieces are
+        # counted beforehand: a forward pass up to the sampling, without a graph.
+        network = parallel.module if parallel else model
+        assert isinstance(network, MaskRCNN)
+        with torch.no_grad(), autocast(device, dtype):
+            counted = [
+                network.sample_counts(piece.images, piece.targets, piece.plan)
+                for piece in _pieces(batch, accumulate, device)
+            ]
+        (counts,) = _over_ranks(num_ranks, torch.stack(counted).sum(0))
+    sums: list[Tensor] = []
+    for k, piece in enumerate(_pieces(batch, accumulate, device), 1):
+        # Gradients are exchanged once a step, with the last piece.
+        with parallel.no_sync() if parallel and k < accumulate else contextlib.nullcontext():
+            with autocast(device, dtype):
+                found = model(piece.images, piece.targets, piece.plan)
+            sums.append(found.sums.detach())
+            if counts is None:
+                total, counts = _over_ranks(num_ranks, sums[0], found.counts)
+                sums = [total]
+            # The mean over ranks, which DistributedDataParallel takes, is to be the sum.
+            loss = divided(found.sums, counts).sum() * num_ranks
+            loss.backward()  # type: ignore[no-untyped-call]
+    if accumulate > 1:
+        sums = _over_ranks(num_ranks, torch.stack(sums).sum(0))
+    assert counts is not None
+    return divided(sums[0], counts)
+
+
+def _over_ranks(num_ranks: int, *parts: Tensor) -> list[Tensor]:
+    """The sum over all ranks of each, in one exchange; with one rank, they themselves."""
+    if num_ranks == 1:
+        return list(parts)
+    whole = torch.cat(parts)
+    dist.all_reduce(whole)
+    return list(torch.split_with_sizes(whole, [len(part) for part in parts]))
 
 
 def _on(device: torch.device, target: Target) -> Target:

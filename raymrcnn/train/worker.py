@@ -94,8 +94,6 @@ def _drive(
         start=start,
         stop=recipe.optim.max_iter,
         device=device,
-        seed=recipe.seed,
-        rank=rank,
         clip_grad_norm=recipe.optim.clip_grad_norm,
         check_every=_check_every(recipe, device),
     )
@@ -110,7 +108,7 @@ def _drive(
             stopping = agreed.any(channel.stop_asked() if rank == 0 else False)
             last = done == recipe.optim.max_iter or stopping
             if done % recipe.log_every == 0 or last:
-                losses = _mean_losses(step, world_size)
+                losses = {name: loss.item() for name, loss in step.losses.items()}
                 if writer is not None:
                     record = _record(step, losses, clock, len(prepared.dataset), recipe)
                     writer.write(record)
@@ -162,14 +160,6 @@ class _Agreement:
         flag = torch.tensor([int(mine)])
         dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._group)
         return bool(flag.item())
-
-
-def _mean_losses(step: Step, world_size: int) -> dict[str, float]:
-    values = torch.stack(list(step.losses.values()))
-    if world_size > 1:
-        dist.all_reduce(values)
-        values = values / world_size
-    return dict(zip(step.losses, values.tolist(), strict=True))
 
 
 def _record(

@@ -320,7 +320,7 @@ def test_weights_for_other_categories_cannot_be_scored(data: Path, small_run: Pa
         (["--set", "optim.base_lr=-1"], "optim.base_lr: must be positive"),
         (["--set", "model.backbone=vgg"], "'vgg' is not one of resnet18, resnet50, resnet101"),
         (["--set", "data.short_side=900"], "at most data.long_side=192"),
-        (["--workers", "3"], "a batch of 8 images cannot be shared by 3 workers equally"),
+        (["--workers", "9"], "a batch of 8 images cannot be shared by 9 workers"),
         (["--resume", "maybe"], "'maybe' is not auto, never or must"),
         (["--resume", "must"], "there is no run to go on with"),
         (["--device", "tpu"], "--device: no device 'tpu'"),

@@ -63,7 +63,7 @@ def test_starting_later_gives_the_same_bits(dataset: TrainDataset) -> None:
     assert contents(first(train_batches(dataset, 5, 3, start_step=4), 3)) == whole[4:]
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_the_workers_together_get_the_global_batch(dataset: TrainDataset, world_size: int) -> None:
     whole = first(train_batches(dataset, 5, 4), 3)
     ranks = [first(train_batches(dataset, 5, 4, r, world_size), 3) for r in range(world_size)]
@@ -72,6 +72,12 @@ def test_the_workers_together_get_the_global_batch(dataset: TrainDataset, world_
         assert all(torch.equal(a, b) for a, b in zip(joined, whole[step].images, strict=True))
         ids = [k for rank in ranks for k in rank[step].image_ids]
         assert tuple(ids) == whole[step].image_ids
+        seeds = [seed for rank in ranks for seed in rank[step].plan.seeds]
+        assert tuple(seeds) == whole[step].plan.seeds
+        # Each knows the sizes of all, and so pads as one worker would.
+        assert {rank[step].plan.batch_sizes for rank in ranks} == {whole[step].plan.batch_sizes}
+        sizes = [(*image.shape[-2:], 0) for image in whole[step].images]
+        assert list(whole[step].plan.batch_sizes) == sizes
 
 
 def test_an_image_is_augmented_anew_each_epoch(dataset: TrainDataset) -> None:

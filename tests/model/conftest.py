@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from raymrcnn.config import ModelConfig
 from raymrcnn.model.maskrcnn import MaskRCNN, build_mask_rcnn
+from raymrcnn.model.sampling import Sample, sample_balanced
+from raymrcnn.structures import Target
 
 torch.set_num_threads(1)
 
@@ -112,6 +115,54 @@ def same_weights(reference: nn.Module) -> MaskRCNN:
     model = build_mask_rcnn(CONFIG, NUM_CLASSES, transform.min_size[-1], transform.max_size)
     model.load_state_dict(reference.state_dict())
     return model
+
+
+class GivenSampler:
+    """In torchvision's place: chooses what our network chose, told from outside."""
+
+    def __init__(self, chosen: list[tuple[Tensor, Tensor]]) -> None:
+        self.chosen = chosen  # places of positives and of negatives, an image each
+
+    def __call__(self, labels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        def masks(kind: int) -> list[Tensor]:
+            return [
+                torch.zeros(len(of), dtype=torch.uint8).index_fill(0, places[kind], 1)
+                for of, places in zip(labels, self.chosen, strict=True)
+            ]
+
+        return masks(0), masks(1)
+
+
+@pytest.fixture
+def sampled_alike(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[MaskRCNN, nn.Module, list[Tensor], list[Target]], dict[str, Tensor]]:
+    """Losses of our network, after which a torchvision network samples as it did."""
+    from raymrcnn.model import heads
+
+    def losses(
+        ours: MaskRCNN, reference: nn.Module, images: list[Tensor], targets: list[Target]
+    ) -> dict[str, Tensor]:
+        taken = []
+
+        def recorded(*given: Any) -> Sample:
+            taken.append(sample_balanced(*given))
+            return taken[-1]
+
+        monkeypatch.setattr(heads, "sample_balanced", recorded)
+        found = ours.train().losses(images, targets)
+        chosen = [
+            (places[mask], others[other_mask])
+            for one in taken
+            for places, mask, others, other_mask in zip(
+                one.positives, one.is_positive, one.negatives, one.is_negative, strict=True
+            )
+        ]
+        reference.rpn.fg_bg_sampler = GivenSampler(chosen[: len(images)])
+        reference.roi_heads.fg_bg_sampler = GivenSampler(chosen[len(images) :])
+        return found
+
+    return losses
 
 
 @pytest.fixture

@@ -163,8 +163,9 @@ def test_a_missing_image_stops_at_the_start_with_count_and_names(
 
 
 def test_workers_that_cannot_share_the_batch_are_refused(made_up: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="optim.batch_size=6"):
-        prepared(made_up, tmp_path, workers=3)
+    with pytest.raises(ConfigError, match="optim.batch_size=5"):
+        prepared(made_up, tmp_path, workers=5)
+    assert not (tmp_path / "run.json").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_refused(made_up: Path, tmp_path: Path) -> None:
