@@ -31,25 +31,29 @@ def _require(condition: bool, field_name: str, what: str) -> None:
 class ModelConfig:
     """The network. Sizes in pixels of the resized image."""
 
-    backbone: Literal["resnet18", "resnet50", "resnet101"] = "resnet50"
+    backbone: Literal["resnet18", "resnet50", "resnet101", "resnext101_32x8d"] = "resnet50"
     # "frozen": batch norm with fixed statistics, for pretrained backbones; "group": group norm,
-    # for training from scratch, the same for every batch size and worker count.
-    norm: Literal["frozen", "group"] = "frozen"
+    # for training from scratch, the same for every batch size and worker count; "batch": batch
+    # norm over the images of one worker, as in torchvision's Mask R-CNN v2.
+    norm: Literal["frozen", "group", "batch"] = "frozen"
     # Added to the variance of a frozen batch norm; None: the conventions' own. It belongs to the
     # weights: torchvision's published COCO_V1 file was trained with 0.
     frozen_norm_eps: float | None = None
     init: Literal["imagenet", "scratch"] = "imagenet"
     trainable_stages: int = 3
-    conventions: Literal["torchvision"] = "torchvision"
+    # Whose numbers: weights are at home in those that they were trained with.
+    conventions: Literal["torchvision", "detectron", "detectron2"] = "torchvision"
     fpn_channels: int = 256
     anchor_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)
     aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    rpn_convs: int = 1  # before the objectness and the deltas; torchvision's v2: 2
     rpn_samples_per_image: int = 256
     rpn_pre_nms_train: int = 2000
     rpn_post_nms_train: int = 2000
     rpn_pre_nms_test: int = 1000
     rpn_post_nms_test: int = 1000
     box_samples_per_image: int = 512
+    box_head_convs: int = 0  # 0: two linear layers; torchvision's v2: 4, then one linear layer
     box_head_channels: int = 1024
     mask_head_channels: int = 256
 
@@ -70,7 +74,7 @@ class ModelConfig:
             "ratios must be positive and at least one",
         )
         _require(
-            self.norm == "frozen" or self.trainable_stages == 5,
+            self.norm != "group" or self.trainable_stages == 5,
             "model.trainable_stages",
             "group norm trains from scratch, so all 5 stages must be trainable",
         )
@@ -81,6 +85,7 @@ class ModelConfig:
         )
         for name in (
             "fpn_channels",
+            "rpn_convs",
             "rpn_samples_per_image",
             "rpn_pre_nms_train",
             "rpn_post_nms_train",
@@ -91,6 +96,7 @@ class ModelConfig:
             "mask_head_channels",
         ):
             _require(getattr(self, name) > 0, f"model.{name}", "must be positive")
+        _require(self.box_head_convs >= 0, "model.box_head_convs", "must not be negative")
         _require(all(s > 0 for s in self.anchor_sizes), "model.anchor_sizes", "must be positive")
 
 

@@ -1,6 +1,8 @@
-"""Pasted masks against torchvision's own paste and pycocotools' own strings, bit for bit."""
+"""Pasted masks against each program's own paste and pycocotools' own strings, bit for bit."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -127,17 +129,103 @@ def test_a_box_outside_the_image_is_an_empty_mask(box: list[float]) -> None:
     assert [inside] == _torchvision_way(ones[1:], boxes[1:], 30, 40)
 
 
-def test_few_boxes_go_the_long_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def _detectron2s_way(
+    probs: torch.Tensor, boxes: torch.Tensor, height: int, width: int, threshold: float = 0.5
+) -> list[str]:
+    """The formulas of layers/mask_ops.py written out: a mask is sampled in and around its box."""
+    found = []
+    for mask, (x0, y0, x1, y1) in zip(probs, boxes, strict=True):
+        left, top = max(int(x0.floor()) - 1, 0), max(int(y0.floor()) - 1, 0)
+        right, bottom = min(int(x1.ceil()) + 1, width), min(int(y1.ceil()) + 1, height)
+        bitmap = np.zeros((height, width), np.uint8)
+        if left < right and top < bottom:
+            x = (torch.arange(left, right, dtype=torch.float32) + 0.5 - x0) / (x1 - x0) * 2 - 1
+            y = (torch.arange(top, bottom, dtype=torch.float32) + 0.5 - y0) / (y1 - y0) * 2 - 1
+            grid = torch.stack((x.expand(len(y), -1), y[:, None].expand(-1, len(x))), dim=2)
+            sampled = torch.nn.functional.grid_sample(
+                mask[None, None], grid[None], align_corners=False
+            )
+            bitmap[top:bottom, left:right] = (sampled[0, 0] >= threshold).numpy()
+        found.append(coco_mask.encode(np.asfortranarray(bitmap))["counts"].decode())
+    return found
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    kind=st.sampled_from(sorted(PROBS)),
+    size=st.sampled_from([(1, 1), (3, 90), (37, 53), (120, 160), (240, 200)]),
+    clipped=st.booleans(),
+    threshold=st.sampled_from([0.0, 0.3, 0.5, 0.5, 0.5, 1.0]),
+)
+def test_sampled_masks_are_detectron2s_bit_for_bit(
+    seed: int, kind: str, size: tuple[int, int], clipped: bool, threshold: float
+) -> None:
+    height, width = size
+    draw = torch.Generator().manual_seed(seed)
+    boxes = _boxes(8, height, width, draw)
+    if clipped:
+        boxes = boxes.clamp(min=0).minimum(torch.tensor([width, height, width, height]))
+    boxes = boxes[((boxes[:, 2:] - boxes[:, :2]) > 0).all(dim=1)]  # others it drops before
+    probs = PROBS[kind](8, draw)[: len(boxes)]
+    found = paste_to_rles(probs, boxes, height, width, threshold, "sampled")
+    assert found == _detectron2s_way(probs, boxes, height, width, threshold)
+
+
+def test_a_sampled_box_without_extent_is_an_empty_mask() -> None:
+    boxes = torch.tensor([[5.0, 5, 5, 20], [5, 5, 20, 5], [5, 5, 5, 5]])
+    found = paste_to_rles(torch.ones(3, 28, 28), boxes, 30, 40, 0.5, "sampled")
+    assert rle_areas(found, 30, 40).tolist() == [0, 0, 0]
+
+
+def _maskers_way(probs: torch.Tensor, boxes: torch.Tensor, height: int, width: int) -> list[str]:
+    """The formulas of maskrcnn-benchmark's Masker written out, for one mask after another."""
+    found = []
+    side = probs.shape[-1]
+    scale = (side + 2) / side
+    for mask, box in zip(probs, boxes, strict=True):
+        half, centre = (box[2:] - box[:2]) * 0.5 * scale, (box[2:] + box[:2]) * 0.5
+        x0, y0 = (centre - half).to(torch.int32).tolist()
+        x1, y1 = (centre + half).to(torch.int32).tolist()
+        padded = torch.nn.functional.pad(mask, (1, 1, 1, 1))[None, None]
+        size = (max(y1 - y0 + 1, 1), max(x1 - x0 + 1, 1))
+        whole = torch.nn.functional.interpolate(
+            padded, size=size, mode="bilinear", align_corners=False
+        )[0, 0]
+        bitmap = np.zeros((height, width), np.uint8)
+        left, right = max(x0, 0), min(x1 + 1, width)
+        top, bottom = max(y0, 0), min(y1 + 1, height)
+        bitmap[top:bottom, left:right] = (whole > 0.5)[
+            top - y0 : bottom - y0, left - x0 : right - x0
+        ]
+        found.append(coco_mask.encode(np.asfortranarray(bitmap))["counts"].decode())
+    return found
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_stretched_masks_are_the_maskers_bit_for_bit(seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    edges = torch.tensor([159.0, 119, 159, 119])  # its boxes end at the last pixel
+    boxes = _boxes(40, 120, 160, draw).clamp(min=0).minimum(edges)
+    probs = _blobs(40, draw)
+    assert paste_to_rles(probs, boxes, 120, 160) == _maskers_way(probs, boxes, 120, 160)
+
+
+@pytest.mark.parametrize("way", ["stretched", "sampled"])
+def test_few_boxes_go_the_long_way(
+    way: Literal["stretched", "sampled"], monkeypatch: pytest.MonkeyPatch
+) -> None:
     long_way: list[int] = []
-    interpolate = paste._interpolate
+    long_spans = paste._bitmap_spans
 
-    def counting(padded: torch.Tensor, n: int, *rest: object) -> object:
+    def counting(layout: object, n: int, *rest: object) -> object:
         long_way.append(n)
-        return interpolate(padded, n, *rest)  # type: ignore[arg-type]
+        return long_spans(layout, n, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(paste, "_interpolate", counting)
+    monkeypatch.setattr(paste, "_bitmap_spans", counting)
     draw = torch.Generator().manual_seed(7)
-    paste_to_rles(_blobs(300, draw), _boxes(300, 200, 300, draw), 200, 300)
+    boxes = _boxes(300, 200, 300, draw)
+    paste_to_rles(_blobs(300, draw), boxes, 200, 300, 0.5, way)
     assert len(long_way) < 30
 
 

@@ -8,36 +8,20 @@ where torchvision draws from the global generator and divides at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
-from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.models.detection.rpn import (
-    RegionProposalNetwork,
-    RPNHead,
-    concat_box_prediction_layers,
-)
-from torchvision.ops.boxes import batched_nms, clip_boxes_to_image
+from torchvision.models.detection.rpn import RPNHead
 
-from raymrcnn.model.losses import box_sums, mask_sum, proposal_sums
-from raymrcnn.model.sampling import batch_keys, other_keys, sample_balanced
-
-Annotations = Sequence[dict[str, Tensor]]  # an image each: boxes, labels, masks; resized pixels
-
-
-class Proposals(NamedTuple):
-    """What the first stage hands to the second in training, for one image."""
-
-    boxes: Tensor  # [n, 4] XYXY, resized pixels
-    # [n + objects]: of the anchors that they came from, so that their order does not matter,
-    # which a rounding error may change; then of the objects.
-    keys: Tensor
+from raymrcnn.model.boxes import are_as_wide, clip, ended, suppressed
+from raymrcnn.model.losses import box_sums, mask_sum
+from raymrcnn.model.proposals import Annotations, Proposals
+from raymrcnn.model.sampling import other_keys, sample_balanced
 
 
 class ProposalHead(RPNHead):  # type: ignore[misc]  # torchvision has no types
@@ -67,104 +51,35 @@ class MaskPredictor(MaskRCNNPredictor):  # type: ignore[misc]
         return logits.float()
 
 
-class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]
-    """torchvision's RegionProposalNetwork with seeded sampling and sums of losses."""
-
-    smooth_l1_beta = 1 / 9
-
-    def losses(
-        self,
-        images: ImageList,
-        features: dict[str, Tensor],
-        targets: Annotations,
-        seeds: Sequence[int],
-    ) -> tuple[list[Proposals], Tensor, Tensor]:
-        """Proposals of each image, sums of both losses [2], and the number of sampled anchors.
-
-        Args:
-            images: the padded batch.
-            features: its levels.
-            targets: an image each.
-            seeds: an image each, of the sampling.
-        """
-        levels = list(features.values())
-        objectness, deltas = self.head(levels)
-        anchors = self.anchor_generator(images, levels)
-        per_level = [level[0].numel() for level in objectness]
-        logits, deltas = concat_box_prediction_layers(objectness, deltas)
-        boxes = self.box_coder.decode(deltas.detach(), anchors).view(len(anchors), -1, 4)
-        kept, places = self.filter_proposals(boxes, logits, images.image_sizes, per_level)
-
-        labels, matched_boxes = self.assign_targets_to_anchors(anchors, targets)
-        # Keys beyond the anchors are of the objects, which become proposals too.
-        num_anchors, most_objects = len(anchors[0]), max(len(t["boxes"]) for t in targets)
-        keys = batch_keys(seeds, num_anchors + most_objects, logits.device)
-        sampler = self.fg_bg_sampler
-        sample = sample_balanced(
-            torch.stack(labels),
-            keys[:, :num_anchors],
-            sampler.batch_size_per_image,
-            int(sampler.batch_size_per_image * sampler.positive_fraction),
-        )
-        sums = proposal_sums(
-            logits.view(len(anchors), -1),
-            deltas.view(len(anchors), -1, 4),
-            anchors[0],
-            torch.stack(matched_boxes),
-            sample,
-            self.box_coder,
-            self.smooth_l1_beta,
-        )
-        proposals = [
-            Proposals(
-                boxes, torch.cat((of[place], of[num_anchors : num_anchors + len(t["boxes"])]))
-            )
-            for boxes, place, of, t in zip(kept, places, keys, targets, strict=True)
-        ]
-        return proposals, sums, sample.counts().sum()
-
-    def filter_proposals(
-        self,
-        proposals: Tensor,
-        objectness: Tensor,
-        image_shapes: list[tuple[int, int]],
-        num_anchors_per_level: list[int],
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """The best boxes [n, 4] of each image and, in place of scores, their anchors [n].
-
-        Otherwise as in torchvision.
-        """
-        objectness = objectness.detach().reshape(len(proposals), -1)
-        best = self._get_top_n_idx(objectness, num_anchors_per_level)  # [batch, candidates]
-        sizes = [min(n, self.pre_nms_top_n()) for n in num_anchors_per_level]
-        level = torch.cat([best.new_full((n,), i) for i, n in enumerate(sizes)])
-        probability = torch.sigmoid(objectness.gather(1, best))
-        boxes, places = [], []
-        for of, place, score, size in zip(proposals, best, probability, image_shapes, strict=True):
-            box = clip_boxes_to_image(of[place], size)
-            sides = box[:, 2:] - box[:, :2]
-            good = (sides >= self.min_size).all(dim=1) & (score >= self.score_thresh)
-            kept = torch.where(good)[0]
-            chosen = batched_nms(box[kept], score[kept], level[kept], self.nms_thresh)
-            kept = kept[chosen[: self.post_nms_top_n()]]
-            boxes.append(box[kept])
-            places.append(place[kept])
-        return boxes, places
-
-
 class BoxAndMaskHeads(RoIHeads):  # type: ignore[misc]
     """torchvision's RoIHeads: seeded sampling, sums of losses, decoding only boxes that score.
 
     Args:
         min_box_side: a detection must be as wide and as high; resized pixels.
+        extra_width, drops_equal: see boxes.py.
+        box_beta: where the loss of the deltas turns from square to straight.
+        mask_target_aligned, mask_target_threshold: see conventions.py.
         others: as RoIHeads takes them.
     """
 
-    smooth_l1_beta = 1 / 9
-
-    def __init__(self, *, min_box_side: float, **others: Any) -> None:
+    def __init__(
+        self,
+        *,
+        min_box_side: float,
+        extra_width: float,
+        drops_equal: bool,
+        box_beta: float,
+        mask_target_aligned: bool,
+        mask_target_threshold: float | None,
+        **others: Any,
+    ) -> None:
         super().__init__(**others)
         self.min_box_side = min_box_side
+        self.extra_width = extra_width
+        self.drops_equal = drops_equal
+        self.box_beta = box_beta
+        self.mask_target_aligned = mask_target_aligned
+        self.mask_target_threshold = mask_target_threshold
 
     def losses(
         self,
@@ -192,7 +107,7 @@ class BoxAndMaskHeads(RoIHeads):  # type: ignore[misc]
         logits, deltas = self.box_predictor(
             self.box_head(self.box_roi_pool(features, rois, image_sizes))
         )
-        two = box_sums(logits, deltas, all_labels, expected, self.smooth_l1_beta)
+        two = box_sums(logits, deltas, all_labels, expected, self.box_beta)
 
         positive = [torch.where(of > 0)[0] for of in labels]
         mask_rois = [box[p] for box, p in zip(rois, positive, strict=True)]
@@ -205,6 +120,8 @@ class BoxAndMaskHeads(RoIHeads):  # type: ignore[misc]
             [t["masks"] for t in targets],
             [index[p] for index, p in zip(matched, positive, strict=True)],
             all_labels[all_labels > 0],
+            self.mask_target_aligned,
+            self.mask_target_threshold,
         )
         counts = two.new_tensor([len(all_labels), len(mask_logits)])
         return torch.cat((two, third[None])), counts
@@ -237,6 +154,16 @@ class BoxAndMaskHeads(RoIHeads):  # type: ignore[misc]
             for column in (candidates, matched, labels)
         )
 
+    def assign_targets_to_proposals(
+        self, proposals: list[Tensor], gt_boxes: list[Tensor], gt_labels: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The object [n] and the label [n] of each proposal, by their overlap."""
+        extra = self.extra_width
+        found: tuple[list[Tensor], list[Tensor]] = super().assign_targets_to_proposals(
+            [ended(of, extra) for of in proposals], [ended(of, extra) for of in gt_boxes], gt_labels
+        )
+        return found
+
     def postprocess_detections(
         self,
         class_logits: Tensor,
@@ -265,9 +192,15 @@ class BoxAndMaskHeads(RoIHeads):  # type: ignore[misc]
     ) -> tuple[Tensor, Tensor, Tensor]:
         roi, label = torch.where(scores > self.score_thresh)
         boxes = self.box_coder.decode_single(deltas[roi, label], proposals[roi])
-        boxes = clip_boxes_to_image(boxes, image_shape)
-        sides = boxes[:, 2:] - boxes[:, :2]
-        kept = torch.where((sides >= self.min_box_side).all(dim=1))[0]
+        boxes = clip(boxes, image_shape, self.extra_width)
+        kept = torch.where(are_as_wide(boxes, self.min_box_side, self.extra_width))[0]
         boxes, found, labels = boxes[kept], scores[roi, label][kept], label[kept] + 1
-        best = batched_nms(boxes, found, labels, self.nms_thresh)[: self.detections_per_img]
+        best = suppressed(
+            boxes,
+            found,
+            labels,
+            self.nms_thresh,
+            extra_width=self.extra_width,
+            drops_equal=self.drops_equal,
+        )[: self.detections_per_img]
         return boxes[best], found[best], labels[best]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models.detection._utils import BoxCoder
-from torchvision.models.detection.roi_heads import project_masks_on_boxes
+from torchvision.ops import roi_align
 
 from raymrcnn.model.sampling import Sample
 
@@ -102,6 +102,8 @@ def mask_sum(
     masks: list[Tensor],
     matched: list[Tensor],
     labels: Tensor,
+    aligned: bool,
+    threshold: float | None,
 ) -> Tensor:
     """The mask loss of each positive proposal, its mean over the cells, summed; a scalar.
 
@@ -111,18 +113,29 @@ def mask_sum(
         masks: an image each, [objects, height, width] in the resized image.
         matched: an image each, [positives of it] int64: its object.
         labels: [positives] int64.
+        aligned: whether boxes are moved by half a pixel when masks are cut out by RoIAlign.
+        threshold: what is cut out becomes 1 where it reaches this, else 0; None: it stays.
     """
     side = logits.shape[-1]
     expected = [
-        project_masks_on_boxes(mask, box, index, side)
+        _cut_out(mask, box, index, side, aligned)
         for mask, box, index in zip(masks, boxes, matched, strict=True)
         if len(box)
     ]
     if not expected:
         return logits.sum() * 0.0
+    inside = torch.cat(expected)
+    if threshold is not None:
+        inside = (inside >= threshold).to(inside.dtype)
     found = logits[torch.arange(len(labels), device=labels.device), labels]
-    total = F.binary_cross_entropy_with_logits(found, torch.cat(expected), reduction="sum")
-    return total / side**2
+    return F.binary_cross_entropy_with_logits(found, inside, reduction="sum") / side**2
+
+
+def _cut_out(masks: Tensor, boxes: Tensor, matched: Tensor, side: int, aligned: bool) -> Tensor:
+    """The part [n, side, side] of the matched mask that lies in each box."""
+    rois = torch.cat((matched[:, None].to(boxes), boxes), dim=1)
+    cells: Tensor = roi_align(masks[:, None].to(rois), rois, (side, side), 1.0, -1, aligned)
+    return cells[:, 0]
 
 
 def _masked_sum(values: Tensor, mask: Tensor) -> Tensor:

@@ -12,32 +12,34 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection._utils import BoxCoder
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import TwoMLPHead
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 from torchvision.models.detection.transform import resize_boxes
 
 from raymrcnn.config import ModelConfig
+from raymrcnn.model.anchors import PyramidAnchors
 from raymrcnn.model.backbone import (
+    LIVE_NORMS,
     STAGES,
     STRIDES,
+    TOP_STRIDE,
     FrozenNorm,
     PyramidBackbone,
     build_backbone,
-    group_norm,
+    is_resnext,
 )
+from raymrcnn.model.boxes import WideBoxCoder, to_last_pixels, without_area
 from raymrcnn.model.conventions import CONVENTIONS, Conventions
 from raymrcnn.model.heads import (
     BoxAndMaskHeads,
     BoxPredictor,
     MaskPredictor,
     ProposalHead,
-    ProposalNetwork,
 )
 from raymrcnn.model.losses import LOSSES, NUM_COUNTS, LossSums, divided
 from raymrcnn.model.pooling import PyramidPool
+from raymrcnn.model.proposals import ProposalNetwork
 from raymrcnn.model.transform import ImageTransform
 from raymrcnn.structures import BatchPlan, Target
 
@@ -48,7 +50,8 @@ __all__ = ["LOSSES", "MaskRCNN", "RawDetections", "build_mask_rcnn", "trainable_
 class RawDetections:
     """What the network found in one image, best score first, on the device of the model."""
 
-    boxes: Tensor  # [n, 4] float32 XYXY, pixels of the original image
+    # [n, 4] float32 XYXY, pixels of the original image; x2 and y2 as the conventions have them.
+    boxes: Tensor
     scores: Tensor  # [n] float32, 0 to 1
     labels: Tensor  # [n] int64, 1 to num_classes
     mask_probs: Tensor  # [n, 28, 28] float32, 0 to 1, spanning the box
@@ -62,6 +65,7 @@ class MaskRCNN(nn.Module):
         backbone: batch to pyramid levels.
         rpn: levels to proposals, with losses in training.
         roi_heads: levels and proposals to boxes and masks, with losses in training.
+        conventions: of the program whose numbers these parts give.
     """
 
     def __init__(
@@ -70,12 +74,14 @@ class MaskRCNN(nn.Module):
         backbone: PyramidBackbone,
         rpn: ProposalNetwork,
         roi_heads: BoxAndMaskHeads,
+        conventions: Conventions,
     ) -> None:
         super().__init__()
         self.transform = transform
         self.backbone = backbone
         self.rpn = rpn
         self.roi_heads = roi_heads
+        self.conventions = conventions
 
     def forward(
         self,
@@ -138,7 +144,11 @@ class MaskRCNN(nn.Module):
     def _prepared(
         self, images: Sequence[Tensor], targets: Sequence[Target], plan: BatchPlan | None
     ) -> tuple[ImageList, list[dict[str, Tensor]], Sequence[int]]:
-        annotations = [{"boxes": t.boxes, "labels": t.labels, "masks": t.masks} for t in targets]
+        extra = self.conventions.extra_width
+        annotations = [
+            {"boxes": to_last_pixels(t.boxes, extra), "labels": t.labels, "masks": t.masks}
+            for t in targets
+        ]
         batch, annotations = self.transform.for_training(list(images), annotations, plan)
         return batch, annotations, plan.seeds if plan else [t.image_id for t in targets]
 
@@ -157,14 +167,19 @@ class MaskRCNN(nn.Module):
             proposals, _ = self.rpn(batch, features)
             found, _ = self.roi_heads(features, proposals, batch.image_sizes)
         return [
-            RawDetections(
-                boxes=resize_boxes(one["boxes"], resized, tuple(image.shape[-2:])),
-                scores=one["scores"],
-                labels=one["labels"],
-                mask_probs=one["masks"][:, 0],
-            )
+            self._scaled_back(one, resized, tuple(image.shape[-2:]))
             for one, resized, image in zip(found, batch.image_sizes, images, strict=True)
         ]
+
+    def _scaled_back(
+        self, found: dict[str, Tensor], resized: tuple[int, int], original: tuple[int, ...]
+    ) -> RawDetections:
+        boxes = resize_boxes(found["boxes"], resized, original)
+        scores, labels, masks = found["scores"], found["labels"], found["masks"][:, 0]
+        if self.conventions.drop_empty:
+            kept = torch.where(~without_area(boxes))[0]
+            boxes, scores, labels, masks = boxes[kept], scores[kept], labels[kept], masks[kept]
+        return RawDetections(boxes=boxes, scores=scores, labels=labels, mask_probs=masks)
 
     def limit_detections(self, score_threshold: float, max_detections: int) -> None:
         """Keep detections that score above the threshold, and of an image the best so many."""
@@ -204,30 +219,33 @@ def build_mask_rcnn(
         config.backbone,
         norm=config.norm,
         frozen_norm_eps=eps,
+        stride_in_1x1=sheet.stride_in_1x1,
+        top_down=sheet.top_down,
         trainable_stages=config.trainable_stages,
         fpn_channels=config.fpn_channels,
     )
+    std = sheet.resnext_image_std if is_resnext(config.backbone) else sheet.image_std
     limits = {
         "score_thresh": sheet.score_threshold if score_threshold is None else score_threshold,
         "nms_thresh": sheet.nms_iou if nms_threshold is None else nms_threshold,
         "detections_per_img": sheet.max_detections if max_detections is None else max_detections,
     }
     return MaskRCNN(
-        ImageTransform(short_side, long_side, sheet),
+        ImageTransform(short_side, long_side, sheet, std),
         backbone,
         _build_rpn(config, sheet),
         _build_roi_heads(config, sheet, num_classes, limits),
+        sheet,
     )
 
 
 def _build_rpn(config: ModelConfig, sheet: Conventions) -> ProposalNetwork:
-    anchors = AnchorGenerator(
-        tuple((size,) for size in config.anchor_sizes),
-        (config.aspect_ratios,) * len(config.anchor_sizes),
-    )
+    strides = (*STRIDES, TOP_STRIDE)
+    anchors = PyramidAnchors(config.anchor_sizes, config.aspect_ratios, strides, sheet)
+    head = ProposalHead(config.fpn_channels, len(config.aspect_ratios), config.rpn_convs)
     rpn = ProposalNetwork(
         anchors,
-        ProposalHead(config.fpn_channels, len(config.aspect_ratios)),
+        head,
         sheet.rpn_fg_iou,
         sheet.rpn_bg_iou,
         config.rpn_samples_per_image,
@@ -236,8 +254,14 @@ def _build_rpn(config: ModelConfig, sheet: Conventions) -> ProposalNetwork:
         {"training": config.rpn_post_nms_train, "testing": config.rpn_post_nms_test},
         sheet.rpn_nms_iou,
         sheet.rpn_score_threshold,
+        extra_width=sheet.extra_width,
+        drops_equal=sheet.nms_drops_equal,
+        ignores_crossing=sheet.rpn_ignores_crossing,
+        top_n_per_batch=sheet.rpn_top_n_per_batch,
+        loss_over_quota=sheet.rpn_loss_over_quota,
+        box_beta=sheet.rpn_box_beta,
     )
-    rpn.box_coder = BoxCoder(sheet.rpn_box_weights, sheet.max_log_size_delta)
+    rpn.box_coder = WideBoxCoder(sheet.rpn_box_weights, sheet.max_log_size_delta, sheet.extra_width)
     rpn.min_size = sheet.rpn_min_box_side
     return rpn
 
@@ -248,8 +272,13 @@ def _build_roi_heads(
     channels, mask_channels = config.fpn_channels, config.mask_head_channels
     heads = BoxAndMaskHeads(
         min_box_side=sheet.min_box_side,
+        extra_width=sheet.extra_width,
+        drops_equal=sheet.nms_drops_equal,
+        box_beta=sheet.box_beta,
+        mask_target_aligned=sheet.mask_target_aligned,
+        mask_target_threshold=sheet.mask_target_threshold,
         box_roi_pool=_build_pool(sheet, sheet.box_pool_size),
-        box_head=TwoMLPHead(channels * sheet.box_pool_size**2, config.box_head_channels),
+        box_head=_build_box_head(config, sheet.box_pool_size),
         box_predictor=BoxPredictor(config.box_head_channels, num_classes + 1),
         fg_iou_thresh=sheet.box_fg_iou,
         bg_iou_thresh=sheet.box_bg_iou,
@@ -261,13 +290,28 @@ def _build_roi_heads(
             channels,
             (mask_channels,) * sheet.mask_head_convs,
             1,
-            norm_layer=group_norm if config.norm == "group" else None,
+            norm_layer=LIVE_NORMS.get(config.norm),
         ),
         mask_predictor=MaskPredictor(mask_channels, mask_channels, num_classes + 1),
         **limits,
     )
-    heads.box_coder = BoxCoder(sheet.box_weights, sheet.max_log_size_delta)
+    heads.box_coder = WideBoxCoder(sheet.box_weights, sheet.max_log_size_delta, sheet.extra_width)
     return heads
+
+
+def _build_box_head(config: ModelConfig, pool_size: int) -> nn.Module:
+    channels = config.fpn_channels
+    head: nn.Module
+    if config.box_head_convs == 0:
+        head = TwoMLPHead(channels * pool_size**2, config.box_head_channels)
+    else:
+        head = FastRCNNConvFCHead(
+            (channels, pool_size, pool_size),
+            [channels] * config.box_head_convs,
+            [config.box_head_channels],
+            norm_layer=LIVE_NORMS.get(config.norm),
+        )
+    return head
 
 
 def _build_pool(sheet: Conventions, output_size: int) -> PyramidPool:
@@ -279,6 +323,8 @@ def _build_pool(sheet: Conventions, output_size: int) -> PyramidPool:
         canonical_side=sheet.canonical_box_side,
         canonical_level=sheet.canonical_level,
         level_eps=sheet.level_eps,
+        level_eps_in_log=sheet.level_eps_in_log,
+        extra_width=sheet.extra_width,
     )
 
 

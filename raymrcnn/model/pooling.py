@@ -23,6 +23,8 @@ class PyramidPool(nn.Module):
         sampling_ratio, aligned: as in torchvision's roi_align.
         canonical_side, canonical_level, level_eps: a box of area canonical_side^2 is pooled from
             level canonical_level (level n has stride 2^n). Source: FPN paper, equation 1.
+        level_eps_in_log: whether level_eps is added before the logarithm, or after.
+        extra_width: see boxes.py.
     """
 
     def __init__(
@@ -35,6 +37,8 @@ class PyramidPool(nn.Module):
         canonical_side: float,
         canonical_level: int,
         level_eps: float,
+        level_eps_in_log: bool = False,
+        extra_width: float = 0.0,
     ) -> None:
         super().__init__()
         self.strides = tuple(strides)
@@ -44,6 +48,8 @@ class PyramidPool(nn.Module):
         self.canonical_side = canonical_side
         self.canonical_level = canonical_level
         self.level_eps = level_eps
+        self.level_eps_in_log = level_eps_in_log
+        self.extra_width = extra_width
         self.min_level = strides[0].bit_length() - 1
 
     def forward(
@@ -83,9 +89,12 @@ class PyramidPool(nn.Module):
 
     def level_of(self, boxes: Tensor) -> Tensor:
         """Index into `strides` for each of [n, 4] boxes; [n] int64."""
-        areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-        ratio = torch.sqrt(areas) / self.canonical_side
-        level = torch.floor(self.canonical_level + torch.log2(ratio) + self.level_eps)
+        sides = boxes[:, 2:] - boxes[:, :2] + self.extra_width
+        ratio = torch.sqrt(sides[:, 0] * sides[:, 1]) / self.canonical_side
+        if self.level_eps_in_log:
+            level = torch.floor(self.canonical_level + torch.log2(ratio + self.level_eps))
+        else:
+            level = torch.floor(self.canonical_level + torch.log2(ratio) + self.level_eps)
         # Clamped while a float: an empty box is at level minus infinity.
         level = level.sub_(self.min_level).clamp_(0, len(self.strides) - 1)
         return level.to(torch.int64)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from raymrcnn.device.numerics import autocast
+from raymrcnn.model.boxes import ended
 from raymrcnn.model.fusion import fold_norms, lower_precision, precompute_norms
 from raymrcnn.model.maskrcnn import MaskRCNN, RawDetections
 from raymrcnn.paste import paste_to_rles
@@ -31,7 +32,9 @@ class HostDetections:
 
     width: int  # of the original image, pixels
     height: int
-    boxes: Tensor  # [n, 4] float32 XYXY, pixels of the original image, inside it
+    # [n, 4] float32 XYXY, pixels of the original image, inside it; x2 and y2 as the model's
+    # conventions have them.
+    boxes: Tensor
     scores: Tensor  # [n] float32, 0 to 1
     labels: Tensor  # [n] int64, 1 to num_classes
     mask_probs: Tensor  # [n, 28, 28] float32, 0 to 1, spanning the box
@@ -114,15 +117,21 @@ class Predictor:
         kept = np.flatnonzero(self._has_category[labels])
         chosen = torch.from_numpy(kept)
         boxes = found.boxes[chosen]
+        sheet = self._model.conventions
         rles = paste_to_rles(
-            found.mask_probs[chosen], boxes, found.height, found.width, MASK_THRESHOLD
+            found.mask_probs[chosen],
+            boxes,
+            found.height,
+            found.width,
+            MASK_THRESHOLD,
+            sheet.mask_paste,
         )
         return Detections(
             image_id=ref.image_id,
             file_name=ref.file_name,
             width=found.width,
             height=found.height,
-            boxes=boxes.numpy(),
+            boxes=ended(boxes, sheet.extra_width).numpy(),
             scores=found.scores[chosen].numpy(),
             category_ids=self._category_ids[labels[kept]],
             rles=rles,

@@ -11,7 +11,8 @@ from torch.nn.functional import interpolate
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
-from raymrcnn.model.conventions import Conventions
+from raymrcnn.model.conventions import Conventions, Numbers3
+from raymrcnn.model.resize import SIZE_RULES, pillow_resize
 from raymrcnn.structures import BatchPlan
 
 
@@ -21,23 +22,28 @@ class ImageTransform(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvi
     Args:
         short_side, long_side: an image is scaled, keeping its shape, until its short side has the
             one length or its long side the other, whichever comes first; pixels.
-        conventions: channel order, pixel scale, mean, deviation and padding.
+        conventions: channel order, pixel scale, mean, padding, and how to resize.
+        image_std: deviation of the channels, after pixel scale.
     """
 
     mean: Tensor  # [3, 1, 1]
     std: Tensor  # [3, 1, 1]
 
-    def __init__(self, short_side: int, long_side: int, conventions: Conventions) -> None:
+    def __init__(
+        self, short_side: int, long_side: int, conventions: Conventions, image_std: Numbers3
+    ) -> None:
         super().__init__(
             short_side,
             long_side,
             list(conventions.image_mean),
-            list(conventions.image_std),
+            list(image_std),
             size_divisible=conventions.size_divisible,
         )
         self.bgr = conventions.channel_order == "BGR"
         self.pixel_scale = conventions.pixel_scale
-        mean, std = torch.tensor(conventions.image_mean), torch.tensor(conventions.image_std)
+        self.resizes_bytes = conventions.resize_filter == "pillow"
+        self.resized_size = SIZE_RULES[conventions.size_rule]
+        mean, std = torch.tensor(conventions.image_mean), torch.tensor(image_std)
         # Buffers, so that they are copied to the device once; not part of the weights.
         self.register_buffer("mean", mean[:, None, None], persistent=False)
         self.register_buffer("std", std[:, None, None], persistent=False)
@@ -74,7 +80,17 @@ class ImageTransform(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvi
         return ImageList(batch, sizes), [target for _, target in pairs]
 
     def normalize(self, image: Tensor) -> Tensor:
-        """[3, H, W] RGB, uint8 or float in 0 to 1 -> [3, H, W] float32 as the network wants it."""
+        """[3, H, W] RGB, uint8 or float in 0 to 1 -> what `resize` takes.
+
+        That is float32 as the network wants it, or bytes where bytes are to be resized.
+        """
+        if self.resizes_bytes:
+            if image.is_floating_point():
+                image = (image * 255.0).round().clamp(0, 255).to(torch.uint8)
+            return image  # `resize` goes on
+        return self._normalized(image)
+
+    def _normalized(self, image: Tensor) -> Tensor:
         if image.is_floating_point():
             image = image.float()
             if self.pixel_scale != 255.0:
@@ -88,11 +104,11 @@ class ImageTransform(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvi
     def resize(
         self, image: Tensor, target: dict[str, Tensor] | None = None
     ) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """Scale a [3, H, W] float image, and a target's boxes and masks with it."""
+        """Scale what `normalize` gave to float32 [3, h, w], and a target with it."""
         height, width = image.shape[-2:]
         size = self._size(height, width, 0)
         if target is None:
-            return _scaled(image, size), None
+            return self._scaled(image, size), None
         return self.resized(image, target, size)
 
     def resized(
@@ -101,7 +117,7 @@ class ImageTransform(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvi
         """An image, and its target's boxes and masks, scaled to (height, width)."""
         target["boxes"] = resize_boxes(target["boxes"], tuple(image.shape[-2:]), size)
         target["masks"] = interpolate(target["masks"][:, None].float(), size=size)[:, 0].byte()
-        return _scaled(image, size), target
+        return self._scaled(image, size), target
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) in pixels of the batch that an image makes alone."""
@@ -111,14 +127,9 @@ class ImageTransform(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvi
 
     def _size(self, height: int, width: int, short_side: int) -> tuple[int, int]:
         """After scaling; a short side of 0 stands for the model's own."""
-        return resized_size(height, width, short_side or max(self.min_size), self.max_size)
+        return self.resized_size(height, width, short_side or max(self.min_size), self.max_size)
 
-
-def _scaled(image: Tensor, size: tuple[int, int]) -> Tensor:
-    return interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
-
-
-def resized_size(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:
-    """(height, width) in pixels after scaling; rounded down, and at least 1 pixel a side."""
-    scale = min(short_side / min(height, width), long_side / max(height, width))
-    return max(int(height * scale), 1), max(int(width * scale), 1)
+    def _scaled(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        if self.resizes_bytes:
+            return self._normalized(pillow_resize(image, size))
+        return interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
