@@ -138,7 +138,7 @@ def sampled_alike(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[[MaskRCNN, nn.Module, list[Tensor], list[Target]], dict[str, Tensor]]:
     """Losses of our network, after which a torchvision network samples as it did."""
-    from raymrcnn.model import heads
+    from raymrcnn.model import heads, proposals
 
     def losses(
         ours: MaskRCNN, reference: nn.Module, images: list[Tensor], targets: list[Target]
@@ -149,7 +149,8 @@ def sampled_alike(
             taken.append(sample_balanced(*given))
             return taken[-1]
 
-        monkeypatch.setattr(heads, "sample_balanced", recorded)
+        for stage in (proposals, heads):
+            monkeypatch.setattr(stage, "sample_balanced", recorded)
         found = ours.train().losses(images, targets)
         chosen = [
             (places[mask], others[other_mask])
