@@ -3,20 +3,11 @@
 No image-sized bitmap is made. A mask stretched bilinearly over its box is, down each column of
 pixels, a line with M + 2 corners (one of padding at each end, 0). So each column is interpolated
 at those corners alone, and where the line passes the threshold the run ends: the work grows with
-the width of a box, not with its area.
+the width of a box, not with its area. How a mask lies over its box, `mask_layout.py` says.
 
-Two ways of laying a mask over its box are known, each with its program's own bits:
-- "stretched": the box, grown by the padding, is cut to whole pixels, and the mask is interpolated
-  to so many; a pixel belongs to it above the threshold. torchvision (models/detection/
-  roi_heads.py, paste_mask_in_image) and maskrcnn-benchmark (roi_heads/mask_head/inference.py,
-  Masker).
-- "sampled": the mask is sampled where the middle of each pixel falls in the box, up to a pixel
-  around it; a pixel belongs to it at or above the threshold. detectron2 (layers/mask_ops.py,
-  _do_paste_mask, on a CPU).
-A pixel so near the threshold that float32 rounding decides it sends its box the long way, through
-torch's own interpolation. The bounds for that hold whether or not the machine fuses
-multiplications and additions. Source for the sampling positions: ATen/native/UpSample.h,
-area_pixel_compute_source_index; ATen/native/GridSampler.h, grid_sampler_unnormalize.
+The outcome is bit for bit that of the program whose layout it is: a pixel so near the threshold
+that float32 rounding decides it sends its box the long way, through torch's own interpolation.
+The bounds for that hold whether or not the machine fuses multiplications and additions.
 
 This module refuses boxes that are not numbers, and those beyond any image.
 """
@@ -24,24 +15,18 @@ This module refuses boxes that are not numbers, and those beyond any image.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from raymrcnn.errors import RunError
+from raymrcnn.mask_layout import LAYOUTS, Doubles, Flags, Floats, Ints, Layout
 from raymrcnn.rle import check_size, encode_runs
 
 if TYPE_CHECKING:
     import torch
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 
 _COLUMNS_AT_ONCE = 4096  # their corners (4096 * 30 * 4 bytes) stay in a core's cache
-_MAX_BOX_PX = 2**28  # area that a box may have; torchvision would need 1 GiB for it
 # Float32 steps of both ways together are under 4e-7 for probabilities in [0, 1]; twice that.
 _ROUNDING = 8e-7
 
@@ -71,7 +56,7 @@ def paste_to_rles(
         height: of the image, pixels.
         width: of the image, pixels.
         threshold: 0 to 1; a pixel belongs to the mask where it is greater, or, "sampled", equal.
-        way: how a mask lies over its box; see the module.
+        way: how a mask lies over its box; see mask_layout.py.
 
     Raises:
         RunError: a box is not finite, or has over 2**28 pixels.
@@ -85,7 +70,7 @@ def paste_to_rles(
         return []
     probs = mask_probs.detach().to("cpu", torch.float32)
     padded = torch.nn.functional.pad(probs, (1, 1, 1, 1))
-    layout = _LAYOUTS[way](boxes.detach().to("cpu", torch.float32), probs, height, width)
+    layout = LAYOUTS[way](boxes.detach().to("cpu", torch.float32), probs, height, width)
 
     fast, unsure = _trace(padded.numpy(), layout, height, threshold)
     certain = ~unsure[fast.box]
@@ -95,189 +80,8 @@ def paste_to_rles(
     return _encode(parts, num_masks, height, width)
 
 
-@dataclass(frozen=True)
-class _Frames:
-    """The pixels of the image that each box's mask may cover: [num_boxes] int64 each."""
-
-    first_x: Ints
-    first_y: Ints
-    end_x: Ints
-    end_y: Ints
-
-    @classmethod
-    def of(cls, first: Ints, end: Ints, image_height: int, image_width: int) -> _Frames:
-        """From [num_boxes, 2] XY pixels that may lie outside the image."""
-        first_x, first_y = np.maximum(first, 0).T
-        end_x = np.minimum(end[:, 0], image_width)
-        end_y = np.minimum(end[:, 1], image_height)
-        outside = (end_x <= first_x) | (end_y <= first_y)
-        return cls(
-            first_x=first_x,
-            first_y=first_y,
-            end_x=np.where(outside, first_x, end_x),
-            end_y=np.where(outside, first_y, end_y),
-        )
-
-
-class _Layout(Protocol):
-    """How masks lie over their boxes; axis 0 is x, 1 is y."""
-
-    frames: _Frames
-
-    def position(self, pixel: Ints, box: Ints, axis: int) -> tuple[Doubles, Doubles]:
-        """Where pixels of the image fall among the corners, of which the first is number 0.
-
-        In float32 steps as torch takes them: with each step rounded, and with the last
-        multiplication and addition fused.
-        """
-
-    def pixel(self, position: Doubles, box: Ints, axis: int) -> Doubles:
-        """The inverse, roughly."""
-
-    def bitmap(self, n: int, threshold: float) -> Flags:
-        """Box `n` through torch's own interpolation: its frame as [columns, rows]."""
-
-
-class _Stretched:
-    """Masks interpolated to a whole number of pixels."""
-
-    def __init__(
-        self, boxes: torch.Tensor, probs: torch.Tensor, image_height: int, image_width: int
-    ) -> None:
-        import torch
-
-        self._padded = torch.nn.functional.pad(probs, (1, 1, 1, 1))
-        corners = _expanded(boxes, probs.shape[-1])
-        self._origin = corners[:, :2]
-        self._length = np.maximum(corners[:, 2:] - corners[:, :2] + 1, 1)
-        self._side = self._padded.shape[-1]
-        self.frames = _Frames.of(corners[:, :2], corners[:, 2:] + 1, image_height, image_width)
-
-    def position(self, pixel: Ints, box: Ints, axis: int) -> tuple[Doubles, Doubles]:
-        scale = np.float32(self._side) / self._length[box, axis].astype(np.float32)
-        centre = (pixel - self._origin[box, axis]).astype(np.float32) + np.float32(0.5)
-        steps = scale * centre - np.float32(0.5)
-        return steps.astype(np.float64), _fused(scale, centre)
-
-    def pixel(self, position: Doubles, box: Ints, axis: int) -> Doubles:
-        pixel: Doubles = (position + 0.5) * self._length[box, axis] / self._side - 0.5
-        pixel += self._origin[box, axis]
-        return pixel
-
-    def bitmap(self, n: int, threshold: float) -> Flags:
-        import torch
-
-        width, height = self._length[n].tolist()
-        whole = torch.nn.functional.interpolate(
-            self._padded[n][None, None], size=(height, width), mode="bilinear", align_corners=False
-        )[0, 0]
-        x, y = self._origin[n].tolist()
-        of = self.frames
-        rows = slice(int(of.first_y[n]) - y, int(of.end_y[n]) - y)
-        columns = slice(int(of.first_x[n]) - x, int(of.end_x[n]) - x)
-        inside: Flags = (whole[rows, columns] > threshold).numpy().T
-        return inside
-
-
-class _Sampled:
-    """Masks sampled at the middles of pixels."""
-
-    def __init__(
-        self, boxes: torch.Tensor, probs: torch.Tensor, image_height: int, image_width: int
-    ) -> None:
-        _check(boxes, boxes)
-        self._probs = probs
-        self._boxes = boxes
-        self._begin = boxes[:, :2].numpy()
-        # Of a box without extent nothing can be sampled, and torch samples 0 at what is no number.
-        self._length = (boxes[:, 2:] - boxes[:, :2]).numpy()
-        self._side = probs.shape[-1]
-        first = boxes[:, :2].floor().sub(1).long().numpy()
-        end = boxes[:, 2:].ceil().add(1).long().numpy()
-        self.frames = _Frames.of(first, end, image_height, image_width)
-
-    def position(self, pixel: Ints, box: Ints, axis: int) -> tuple[Doubles, Doubles]:
-        middle = pixel.astype(np.float32) + np.float32(0.5)
-        with np.errstate(all="ignore"):
-            ratio = (middle - self._begin[box, axis]) / self._length[box, axis]
-            unit = (ratio * np.float32(2) - np.float32(1)) + np.float32(1)
-            half = np.float32(self._side / 2)
-            steps = (unit * half - np.float32(0.5)).astype(np.float64)
-            # Corner 0 is the padding before the mask's first cell.
-            return _number(steps + 1), _number(_fused(half, unit) + 1)
-
-    def pixel(self, position: Doubles, box: Ints, axis: int) -> Doubles:
-        pixel: Doubles = (position - 0.5) / self._side * self._length[box, axis] - 0.5
-        pixel += self._begin[box, axis]
-        return pixel
-
-    def bitmap(self, n: int, threshold: float) -> Flags:
-        import torch
-
-        of = self.frames
-        x0, y0, x1, y1 = self._boxes[n]
-        x = torch.arange(int(of.first_x[n]), int(of.end_x[n]), dtype=torch.float32) + 0.5
-        y = torch.arange(int(of.first_y[n]), int(of.end_y[n]), dtype=torch.float32) + 0.5
-        x, y = (x - x0) / (x1 - x0) * 2 - 1, (y - y0) / (y1 - y0) * 2 - 1
-        grid = torch.stack((x.expand(len(y), -1), y[:, None].expand(-1, len(x))), dim=2)
-        whole = torch.nn.functional.grid_sample(
-            self._probs[n][None, None], grid[None], align_corners=False
-        )[0, 0]
-        inside: Flags = (whole >= threshold).numpy().T
-        return inside
-
-
-_LAYOUTS: dict[str, type[_Stretched] | type[_Sampled]] = {
-    "stretched": _Stretched,
-    "sampled": _Sampled,
-}
-
-
-def _fused(scale: Floats | np.float32, centre: Floats) -> Doubles:
-    """The product less a half, rounded once to float32."""
-    exact = np.asarray(scale, np.float64) * centre - 0.5  # 24 bits times 24
-    return exact.astype(np.float32).astype(np.float64)
-
-
-def _number(positions: Doubles) -> Doubles:
-    """Positions far outside instead of what is no number."""
-    return np.nan_to_num(positions, nan=-9.0, posinf=1e9, neginf=-1e9)
-
-
-def _expanded(boxes: torch.Tensor, side: int) -> Ints:
-    """Boxes grown for the padding and cut to whole pixels, [num_boxes, 4] int64 XYXY.
-
-    The same float32 operations in the same order as torchvision's `expand_boxes`.
-    """
-    import torch
-
-    scale = float(side + 2) / side
-    half_width = (boxes[:, 2] - boxes[:, 0]) * 0.5 * scale
-    half_height = (boxes[:, 3] - boxes[:, 1]) * 0.5 * scale
-    x = (boxes[:, 2] + boxes[:, 0]) * 0.5
-    y = (boxes[:, 3] + boxes[:, 1]) * 0.5
-    grown = torch.stack((x - half_width, y - half_height, x + half_width, y + half_height), 1)
-    _check(boxes, grown)
-    corners: Ints = grown.to(torch.int64).numpy()
-    return corners
-
-
-def _check(boxes: torch.Tensor, grown: torch.Tensor) -> None:
-    import torch
-
-    sides = grown[:, 2:] - grown[:, :2]
-    wrong = ~torch.isfinite(grown).all(dim=1)
-    wrong |= (sides[:, 0] * sides[:, 1]).abs() > _MAX_BOX_PX
-    wrong |= grown.abs().amax(dim=1) > _MAX_BOX_PX
-    if wrong.any():
-        n = int(wrong.nonzero()[0])
-        raise RunError(
-            f"box {boxes[n].tolist()} cannot be pasted", todo="clip boxes to the image first"
-        )
-
-
 def _trace(
-    padded: Floats, layout: _Layout, image_height: int, threshold: float
+    padded: Floats, layout: Layout, image_height: int, threshold: float
 ) -> tuple[_Spans, Flags]:
     """The spans of all boxes, and the boxes whose spans are not to be trusted."""
     unsure = np.asarray((~((padded >= 0) & (padded <= 1))).any(axis=(1, 2)))
@@ -301,7 +105,7 @@ def _trace_columns(
     down: Floats,
     box: Ints,
     column: Ints,
-    layout: _Layout,
+    layout: Layout,
     image_height: int,
     unsure: Flags,
 ) -> _Spans:
@@ -356,7 +160,7 @@ def _sample(steps: Doubles, fused: Doubles, side: int) -> tuple[Ints, Floats, Do
     return corner, weight, np.abs(fused.clip(0, side - 1) - position)
 
 
-def _bitmap_spans(layout: _Layout, n: int, image_height: int, threshold: float) -> _Spans:
+def _bitmap_spans(layout: Layout, n: int, image_height: int, threshold: float) -> _Spans:
     """The spans of box `n` the long way."""
     inside = layout.bitmap(n, threshold)
     framed = np.zeros((inside.shape[0], inside.shape[1] + 2), np.bool_)
