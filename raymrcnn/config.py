@@ -56,6 +56,8 @@ class ModelConfig:
     box_head_convs: int = 0  # 0: two linear layers; torchvision's v2: 4, then one linear layer
     box_head_channels: int = 1024
     mask_head_channels: int = 256
+    # Keep no activations inside the backbone's blocks: computed again in the backward pass.
+    checkpoint_activations: bool = False
 
     def __post_init__(self) -> None:
         _require(
@@ -162,6 +164,19 @@ class OptimConfig:
     bias_lr_factor: float = 2.0
     bias_weight_decay: float = 0.0
     clip_grad_norm: float = 0.0  # 0: no clipping
+    # Of the network's arithmetic; weights and losses stay float32. float16 scales the gradients.
+    precision: Literal["float32", "float16", "bfloat16"] = "float32"
+    # Pieces that each worker takes its share of the batch in, to spare memory; the step is the
+    # same, for about a quarter more time.
+    accumulate: int = 1
+    # Share of the old in a running average of the weights; 0: none. Checkpoints then hold the
+    # average as the weights to use.
+    ema_decay: float = 0.0
+    # A loss that is not finite ends the run, or the step is left out, so many times in a run.
+    on_bad_loss: Literal["stop", "skip"] = "stop"
+    max_bad_steps: int = 10
+    # Store images and features with channels innermost, which some devices convolve faster.
+    channels_last: bool = False
     warmup_iters: int = 500
     warmup_factor: float = 1.0 / 3.0
     max_iter: int = 90_000
@@ -169,7 +184,14 @@ class OptimConfig:
     gamma: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "base_lr", "reference_batch_size", "max_iter", "gamma"):
+        for name in (
+            "batch_size",
+            "base_lr",
+            "reference_batch_size",
+            "max_iter",
+            "gamma",
+            "accumulate",
+        ):
             _require(getattr(self, name) > 0, f"optim.{name}", "must be positive")
         for name in (
             "weight_decay",
@@ -177,9 +199,11 @@ class OptimConfig:
             "bias_weight_decay",
             "clip_grad_norm",
             "warmup_iters",
+            "max_bad_steps",
         ):
             _require(getattr(self, name) >= 0, f"optim.{name}", "must not be negative")
         _require(0.0 <= self.momentum < 1.0, "optim.momentum", "is not in [0, 1)")
+        _require(0.0 <= self.ema_decay < 1.0, "optim.ema_decay", "is not in [0, 1)")
         _require(0.0 < self.warmup_factor <= 1.0, "optim.warmup_factor", "is not in (0, 1]")
         _require(
             list(self.steps) == sorted(set(self.steps)),

@@ -40,6 +40,7 @@ class TrainBatch:
     step: int
     epoch: int  # of the first image of the global batch
     image_ids: tuple[int, ...]
+    batch_ids: tuple[int, ...]  # of the global batch
     images: list[torch.Tensor]  # each uint8 [3, height, width] RGB
     targets: list[Target]
     plan: BatchPlan  # for these images
@@ -49,6 +50,7 @@ class TrainBatch:
 class _Request:
     step: int
     epoch: int
+    batch_ids: tuple[int, ...]
     jobs: tuple[Job, ...]
     plan: BatchPlan
 
@@ -97,6 +99,7 @@ def _requests(
         yield _Request(
             step=step,
             epoch=int(epochs[0]),
+            batch_ids=tuple(dataset.index.image_ids[dataset.images[positions]].tolist()),
             jobs=jobs,
             plan=BatchPlan(
                 seeds=tuple(sampling_seed(seed, job.epoch, job.image_id) for job in jobs),
@@ -113,6 +116,7 @@ def _made(make: SampleMaker, request: _Request) -> TrainBatch:
     return TrainBatch(
         step=request.step,
         epoch=request.epoch,
+        batch_ids=request.batch_ids,
         image_ids=tuple(job.image_id for job in request.jobs),
         images=[image for image, _ in samples],
         targets=[target for _, target in samples],

@@ -25,6 +25,8 @@ class Accelerator:
     visible_devices_env: str  # "" where there is none
     process_group_backend: str
     autocast_dtypes: tuple[torch.dtype, ...]  # besides float32, which every device can
+    foreach: bool  # updates many tensors in one call
+    fused: bool  # torch's optimizers have a fused form here
 
 
 CPU = Accelerator(
@@ -34,6 +36,8 @@ CPU = Accelerator(
     visible_devices_env="",
     process_group_backend="gloo",
     autocast_dtypes=(torch.bfloat16,),
+    foreach=True,
+    fused=False,
 )
 CUDA = Accelerator(
     name="cuda",
@@ -42,9 +46,11 @@ CUDA = Accelerator(
     visible_devices_env="CUDA_VISIBLE_DEVICES",
     process_group_backend="nccl",
     autocast_dtypes=(torch.float16, torch.bfloat16),
+    foreach=True,
+    fused=True,
 )
 # bf16 needs a card of generation 5 or later (torch_mlu, mlu/__init__.py: major >= 5); the MLU370,
-# generation 3, has none.
+# generation 3, has none. torch_mlu 1.22 has no foreach kernels, which stock torch would choose.
 MLU = Accelerator(
     name="mlu",
     torch_type="mlu",
@@ -52,9 +58,16 @@ MLU = Accelerator(
     visible_devices_env="MLU_VISIBLE_DEVICES",
     process_group_backend="cncl",
     autocast_dtypes=(torch.float16,),
+    foreach=False,
+    fused=False,
 )
 
 ROWS = {row.name: row for row in (MLU, CUDA, CPU)}  # in the order that "auto" prefers
+
+
+def row_of(device: torch.device) -> Accelerator:
+    """The row of a torch device."""
+    return next(row for row in ROWS.values() if row.torch_type == device.type)
 
 
 def num_cards(accelerator: Accelerator) -> int:
@@ -92,8 +105,8 @@ def pick(name: str = "auto") -> Accelerator:
     return row
 
 
-def parse_dtype(name: str, accelerator: Accelerator) -> torch.dtype:
-    """The torch dtype of that name, if the accelerator can run it.
+def parse_dtype(name: str, accelerator: Accelerator, where: str = "--dtype") -> torch.dtype:
+    """The torch dtype of that name, if the accelerator can run it; `where` it was asked for.
 
     Raises:
         ConfigError: an unknown name.
@@ -106,7 +119,7 @@ def parse_dtype(name: str, accelerator: Accelerator) -> torch.dtype:
         near = difflib.get_close_matches(name, dtypes, n=1)
         raise ConfigError(
             f"no dtype {name!r}",
-            where="--dtype",
+            where=where,
             todo=f"did you mean {near[0]}?" if near else f"choose one of {', '.join(dtypes)}",
         )
     dtype = dtypes[name]
@@ -114,5 +127,5 @@ def parse_dtype(name: str, accelerator: Accelerator) -> torch.dtype:
         return dtype
     able = ["float32", *(str(d).removeprefix("torch.") for d in accelerator.autocast_dtypes)]
     raise DeviceError(
-        f"{accelerator.name} cannot run {name}", where="--dtype", todo=f"choose {' or '.join(able)}"
+        f"{accelerator.name} cannot run {name}", where=where, todo=f"choose {' or '.join(able)}"
     )

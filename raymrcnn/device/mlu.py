@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import importlib.metadata
 import importlib.util
 import os
@@ -18,17 +19,22 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raymrcnn.device import cambricon
 from raymrcnn.device.cambricon import Card, compare_versions
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "Card",
     "compare_versions",
     "device_count",
     "device_nodes",
+    "fused_sgd",
     "host_cards",
     "is_installed",
     "obstacle",
@@ -165,6 +171,16 @@ def obstacle(root: Path = ROOT, cnmon: str | None = CNMON) -> str | None:
     if usable and len(taken) == len(usable):
         return f"every card ({len(taken)}) is in exclusive mode and taken by another process"
     return None
+
+
+def fused_sgd() -> Callable[..., torch.optim.Optimizer] | None:
+    """torch_mlu's SGD that updates all weights in one kernel; None where it has none."""
+    try:
+        optimizers = importlib.import_module("torch_mlu.optimizers")
+    except ImportError:
+        return None
+    found: Callable[..., torch.optim.Optimizer] | None = getattr(optimizers, "FusedSGD", None)
+    return found
 
 
 def why_unavailable(root: Path = ROOT, cnmon: str | None = CNMON) -> str:

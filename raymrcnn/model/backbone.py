@@ -9,8 +9,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
+from torch.utils.checkpoint import checkpoint
 from torchvision.models import resnet
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import FeaturePyramidNetwork
@@ -51,20 +53,38 @@ class PyramidBackbone(nn.Module):
     """Images in, levels P2 to P6 out.
 
     Args:
-        body: [batch, 3, h, w] -> {"0": stride 4, ..., "3": stride 32}.
+        body: [batch, 3, h, w] -> {"0": stride 4, ..., "3": stride 32}; stages of blocks.
         fpn: the same levels and "pool" (stride 64), all with `out_channels`.
         out_channels: channels of every level.
     """
 
-    def __init__(self, body: nn.Module, fpn: nn.Module, out_channels: int) -> None:
+    def __init__(self, body: IntermediateLayerGetter, fpn: nn.Module, out_channels: int) -> None:
         super().__init__()
         self.body = body
         self.fpn = fpn
         self.out_channels = out_channels
+        self._returned: dict[str, str] = dict(body.return_layers)
+        self.checkpoint_activations = False  # compute them again in the backward pass
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """[batch, 3, h, w] -> level name -> [batch, out_channels, h / stride, w / stride]."""
-        levels: dict[str, Tensor] = self.fpn(self.body(images))
+        again = self.checkpoint_activations and self.training and torch.is_grad_enabled()
+        body = self._levels_checkpointed(images) if again else self.body(images)
+        levels: dict[str, Tensor] = self.fpn(body)
+        return levels
+
+    def _levels_checkpointed(self, x: Tensor) -> dict[str, Tensor]:
+        """What the body gives, keeping only what lies between its blocks."""
+        levels = {}
+        for name, stage in self.body.items():
+            for block in stage if isinstance(stage, nn.Sequential) else [stage]:
+                x = (
+                    checkpoint(block, x, use_reentrant=False)
+                    if name in self._returned
+                    else block(x)
+                )
+            if name in self._returned:
+                levels[self._returned[name]] = x
         return levels
 
 

@@ -225,6 +225,7 @@ def build_mask_rcnn(
         fpn_channels=config.fpn_channels,
     )
     std = sheet.resnext_image_std if is_resnext(config.backbone) else sheet.image_std
+    backbone.checkpoint_activations = config.checkpoint_activations
     limits = {
         "score_thresh": sheet.score_threshold if score_threshold is None else score_threshold,
         "nms_thresh": sheet.nms_iou if nms_threshold is None else nms_threshold,

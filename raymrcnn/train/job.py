@@ -15,6 +15,7 @@ from raymrcnn import rundir
 from raymrcnn.config import Recipe, recipe_from_json
 from raymrcnn.data.coco import CocoIndex, open_split
 from raymrcnn.data.dataset import TrainDataset, check_images_exist
+from raymrcnn.device.accelerator import ROWS, parse_dtype
 from raymrcnn.errors import ConfigError, DataError, OutputError, WeightError
 from raymrcnn.model.maskrcnn import MaskRCNN, build_mask_rcnn
 from raymrcnn.structures import ModelInfo
@@ -31,6 +32,10 @@ MAY_CHANGE = frozenset(
         "name",
         "log_every",
         "optim.max_iter",
+        "optim.accumulate",
+        "optim.on_bad_loss",
+        "optim.max_bad_steps",
+        "model.checkpoint_activations",
         "checkpoint.every",
         "checkpoint.keep",
         "data.loader_workers",
@@ -65,6 +70,7 @@ def prepare(job: TrainJob, resume: Resume = "auto") -> PreparedJob:
     """Check data, weights and output, and write `run.json`.
 
     Raises:
+        DeviceError: the accelerator cannot run the recipe's precision.
         ConfigError: workers do not fit the batch, or another recipe's run lies in the folder.
         DataError: annotations or images are missing or malformed.
         WeightError: the initial weights cannot be read or do not fit.
@@ -78,6 +84,7 @@ def prepare(job: TrainJob, resume: Resume = "auto") -> PreparedJob:
             where="optim.batch_size",
             todo=f"--set optim.batch_size={job.workers}, or fewer --workers",
         )
+    parse_dtype(recipe.optim.precision, ROWS[job.accelerator], "optim.precision")
     split = recipe.data.train_split
     index = open_split(job.data_root, split)
     dataset = TrainDataset(index, job.data_root, split, recipe.data, recipe.seed)

@@ -9,21 +9,24 @@ counted, so any number of workers gives what one would.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from raymrcnn.data.loader import TrainBatch
-from raymrcnn.device.numerics import autocast
+from raymrcnn.device.numerics import autocast, found_inf
 from raymrcnn.errors import RunError
 from raymrcnn.model.losses import LOSSES, divided
 from raymrcnn.model.maskrcnn import MaskRCNN
 from raymrcnn.structures import BatchPlan, Target
 from raymrcnn.train.optim import set_learning_rate
+from raymrcnn.train.state import TrainState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,48 +35,69 @@ class Step:
 
     index: int  # updates done since the start of the run, this one included
     epoch: int
-    image_ids: tuple[int, ...]  # of this worker
+    image_ids: tuple[int, ...]  # of the global batch
     losses: dict[str, Tensor]  # scalars on the device, of the global batch
     learning_rate: float
+    skipped: bool  # left out, because something was not finite
     data_wait_s: float  # spent waiting for this batch
     seconds: float  # from asking for the batch to the end of the update, on the host's clock
 
 
 class NonFiniteLossError(RunError):
-    """A loss became NaN or infinite: training stops, and what was saved before stays."""
+    """A loss or gradient became NaN or infinite: training stops; what was saved before stays."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepOptions:
+    """How a step is computed.
+
+    Args:
+        dtype: of the autocast forward pass.
+        accumulate: pieces that a worker's share of the batch is taken in, to spare memory.
+        clip_grad_norm: largest norm of the whole gradient; 0: not clipped.
+        skip_bad: leave out a step with a loss or gradient that is not finite, instead of ending;
+            each step then waits for the device.
+        max_bad_steps: steps of the run that may be left out.
+        check_every: steps between looks at the losses where nothing is left out; more than 1
+            spares an accelerator the wait. A bad loss is always found before the yield of such
+            a step.
+    """
+
+    dtype: torch.dtype = torch.float32
+    accumulate: int = 1
+    clip_grad_norm: float = 0.0
+    skip_bad: bool = False
+    max_bad_steps: int = 0
+    check_every: int = 1
+
+
+_DEFAULTS = StepOptions()
 
 
 def training_steps(
     model: nn.Module,
     batches: Iterator[TrainBatch],
-    optimizer: torch.optim.Optimizer,
+    state: TrainState,
     lr_at: Callable[[int], float],
     *,
     start: int,
     stop: int,
     device: torch.device,
-    dtype: torch.dtype = torch.float32,
-    accumulate: int = 1,
-    clip_grad_norm: float = 0.0,
-    check_every: int = 1,
+    options: StepOptions = _DEFAULTS,
 ) -> Iterator[Step]:
     """Train from step `start` (updates done) to `stop`, yielding after each update.
 
-    With a process group, all its ranks take each step together.
+    With a process group, all its ranks take each step together, and leave out the same.
 
     Args:
         model: gives `LossSums` for images, targets and plan; wrapped where there is a group.
         batches: this rank's share of the global batches, from step `start` on.
-        optimizer: over the model's parameters.
+        state: of the model: optimizer, loss scale, average.
         lr_at: the learning rate of a step, counted from 0.
         start: updates done before.
         stop: updates done at the end.
         device: of the model.
-        dtype: of the autocast forward pass.
-        accumulate: pieces that the share is taken in, one after the other, to spare memory.
-        clip_grad_norm: largest norm of the whole gradient; 0: not clipped.
-        check_every: steps between looks at the losses; more than 1 spares an accelerator the
-            wait. A non-finite loss is always found before the yield of such a step.
+        options: how a step is computed.
 
     Raises:
         NonFiniteLossError: with the step and the image ids.
@@ -86,26 +110,70 @@ def training_steps(
         assert batch.step == step, f"batch of step {batch.step} in step {step}"
 
         rate = lr_at(step)
-        set_learning_rate(optimizer, rate)
-        optimizer.zero_grad(set_to_none=True)
-        losses = _backward(model, batch, accumulate, device, dtype)
-        unchecked.append((step, batch.image_ids, losses.sum()))
-        if (step + 1) % check_every == 0 or step + 1 == stop:
+        set_learning_rate(state.optimizer, rate)
+        model.zero_grad(set_to_none=True)
+        losses = _backward(model, batch, state.scaler, options, device)
+        unchecked.append((step, batch.batch_ids, losses.sum()))
+        if not options.skip_bad and ((step + 1) % options.check_every == 0 or step + 1 == stop):
             _require_finite(unchecked)
             unchecked.clear()
 
-        if clip_grad_norm:
-            nn.utils.clip_grad_norm_(model.parameters(), clip_grad_norm)
-        optimizer.step()
+        skipped = not _update(state, step, losses, options)
+        if skipped and state.num_bad_steps > options.max_bad_steps:
+            raise _non_finite(
+                *unchecked[-1], f"; {options.max_bad_steps} steps were left out before"
+            )
+        if options.skip_bad:
+            unchecked.clear()
         yield Step(
             index=step + 1,
             epoch=batch.epoch,
-            image_ids=batch.image_ids,
+            image_ids=batch.batch_ids,
             losses=dict(zip(LOSSES, losses.unbind(), strict=True)),
             learning_rate=rate,
+            skipped=skipped,
             data_wait_s=data_wait_s,
             seconds=time.perf_counter() - began,
         )
+
+
+def require_finite(step: Step, losses: Mapping[str, float]) -> None:
+    """Refuse fetched losses of a step that spoilt the weights.
+
+    Raises:
+        NonFiniteLossError: one of them is not finite.
+    """
+    total = sum(losses.values())
+    if not math.isfinite(total):
+        raise _non_finite(step.index - 1, step.image_ids, torch.tensor(total))
+
+
+def _update(state: TrainState, step: int, losses: Tensor, options: StepOptions) -> bool:
+    """Move the weights by the gradient that they hold; False: left out, as it is not finite.
+
+    Every rank holds the same losses and the same gradient, so all decide alike.
+    """
+    scaler, optimizer = state.scaler, state.optimizer
+    if options.skip_bad and not bool(torch.isfinite(losses.sum())):
+        state.num_bad_steps += 1
+        return False
+    if scaler.is_enabled():
+        scaler.unscale_(optimizer)
+        state.num_scaler_skips += found_inf(scaler, optimizer) > 0
+    # Under float16 a gradient that overflowed is no fault: the scaler leaves it out itself.
+    look = options.skip_bad and not scaler.is_enabled()
+    if options.clip_grad_norm or look:
+        limit = options.clip_grad_norm or math.inf
+        norm = nn.utils.clip_grad_norm_(
+            state.model.parameters(), limit, foreach=state.updates_together
+        )
+        if look and not bool(torch.isfinite(norm)):
+            state.num_bad_steps += 1
+            return False
+    scaler.step(optimizer)
+    scaler.update()
+    state.average(step)
+    return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,9 +202,14 @@ def _pieces(batch: TrainBatch, number: int, device: torch.device) -> Iterator[_P
 
 
 def _backward(
-    model: nn.Module, batch: TrainBatch, accumulate: int, device: torch.device, dtype: torch.dtype
+    model: nn.Module,
+    batch: TrainBatch,
+    scaler: GradScaler,
+    options: StepOptions,
+    device: torch.device,
 ) -> Tensor:
     """Leave the gradient of the global batch in the parameters; returns its losses [5]."""
+    accumulate, dtype = options.accumulate, options.dtype
     parallel = model if isinstance(model, nn.parallel.DistributedDataParallel) else None
     num_ranks = dist.get_world_size() if parallel else 1
     counts = None
@@ -163,7 +236,7 @@ def _backward(
                 sums = [total]
             # The mean over ranks, which DistributedDataParallel takes, is to be the sum.
             loss = divided(found.sums, counts).sum() * num_ranks
-            loss.backward()  # type: ignore[no-untyped-call]
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     if accumulate > 1:
         sums = _over_ranks(num_ranks, torch.stack(sums).sum(0))
     assert counts is not None
@@ -190,11 +263,18 @@ def _on(device: torch.device, target: Target) -> Target:
 
 def _require_finite(steps: list[tuple[int, tuple[int, ...], Tensor]]) -> None:
     finite = torch.isfinite(torch.stack([total for _, _, total in steps])).tolist()
-    for (step, image_ids, total), good in zip(steps, finite, strict=True):
+    for step, good in zip(steps, finite, strict=True):
         if not good:
-            ids = ", ".join(map(str, image_ids[:16]))
-            raise NonFiniteLossError(
-                f"the loss is {total.item()} for images {ids}",
-                where=f"step {step + 1}",
-                todo="look at these images with `raymrcnn data verify`, or lower optim.base_lr",
-            )
+            raise _non_finite(*step)
+
+
+def _non_finite(
+    step: int, image_ids: tuple[int, ...], total: Tensor, before: str = ""
+) -> NonFiniteLossError:
+    loss = total.item()
+    what = "a gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
+    return NonFiniteLossError(
+        f"{what} for images {', '.join(map(str, image_ids[:16]))}{before}",
+        where=f"step {step + 1}",
+        todo="look at these images with `raymrcnn data verify`, or lower optim.base_lr",
+    )

@@ -71,7 +71,7 @@ class MetricsWriter:
             self._file.write(json.dumps({**record, "time": now}) + "\n")
             self._file.flush()
         for name, value in record.items():
-            if name != "step":
+            if name != "step" and isinstance(value, (int, float)):
                 self._events.add_scalar(f"train/{name}", value, record["step"])
 
     def close(self) -> None:

@@ -9,9 +9,12 @@ import torch
 from torch import nn
 
 from raymrcnn.config import OptimConfig
+from raymrcnn.device.numerics import adamw, sgd
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module, config: OptimConfig, device: torch.device
+) -> torch.optim.Optimizer:
     """SGD or AdamW over the trainable parameters, biases in a group of their own.
 
     Each group holds `lr_factor`, its learning rate relative to the schedule's. Source of the bias
@@ -27,8 +30,8 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
         },
     ]
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=config.scaled_lr, betas=(config.momentum, 0.999))
-    return torch.optim.SGD(groups, lr=config.scaled_lr, momentum=config.momentum)
+        return adamw(device, groups, lr=config.scaled_lr, betas=(config.momentum, 0.999))
+    return sgd(device, groups, lr=config.scaled_lr, momentum=config.momentum)
 
 
 def learning_rate(config: OptimConfig, step: int) -> float:

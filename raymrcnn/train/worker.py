@@ -16,13 +16,15 @@ from torch import nn
 
 from raymrcnn.config import Recipe
 from raymrcnn.data.loader import train_batches
+from raymrcnn.device.accelerator import parse_dtype, row_of
 from raymrcnn.device.numerics import seed_everything
 from raymrcnn.model.maskrcnn import MaskRCNN
 from raymrcnn.train.checkpoint import Checkpoint, load_newest, save_checkpoint
 from raymrcnn.train.job import PreparedJob, fresh_model, initialise
-from raymrcnn.train.loop import Step, training_steps
+from raymrcnn.train.loop import Step, StepOptions, require_finite, training_steps
 from raymrcnn.train.metrics import Clock, MetricsWriter
-from raymrcnn.train.optim import build_optimizer, learning_rate
+from raymrcnn.train.optim import learning_rate
+from raymrcnn.train.state import TrainState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,19 +57,19 @@ def train_worker(
         note = initialise(model, job)
         if note:
             tell({"note": note})
-    else:
-        model.load_state_dict(saved.model)
     model.train().to(device)
-    optimizer = build_optimizer(model, recipe.optim)
+    if recipe.optim.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    state = TrainState(model, recipe.optim, device)
     if saved is not None:
-        optimizer.load_state_dict(saved.optimizer)
-    return _drive(prepared, model, optimizer, saved, device, channel, rank, world_size)
+        state.load_state_dict(saved.model, saved.optimizer)
+    return _drive(prepared, model, state, saved, device, channel, rank, world_size)
 
 
 def _drive(
     prepared: PreparedJob,
     model: MaskRCNN,
-    optimizer: torch.optim.Optimizer,
+    state: TrainState,
     saved: Checkpoint | None,
     device: torch.device,
     channel: Channel,
@@ -89,36 +91,46 @@ def _drive(
     steps = training_steps(
         parallel,
         batches,
-        optimizer,
+        state,
         lambda step: learning_rate(recipe.optim, step),
         start=start,
         stop=recipe.optim.max_iter,
         device=device,
-        clip_grad_norm=recipe.optim.clip_grad_norm,
-        check_every=_check_every(recipe, device),
+        options=_options(recipe, device),
     )
     agreed = _Agreement(world_size)
     writer = MetricsWriter(job.run_dir, start) if rank == 0 else None
     clock = Clock(seconds_before=writer.seconds_before if writer else 0.0)
     done = start
+    shown: Step | None = None  # the last that was not left out
+    skipped: list[dict[str, Any]] = []  # since the last record
     try:
         for step in steps:
             done = step.index
             clock.tick(step.data_wait_s)
             stopping = agreed.any(channel.stop_asked() if rank == 0 else False)
             last = done == recipe.optim.max_iter or stopping
-            if done % recipe.log_every == 0 or last:
-                losses = {name: loss.item() for name, loss in step.losses.items()}
+            if step.skipped:
+                skipped.append({"step": done, "images": step.image_ids})
+                if rank == 0:
+                    channel.tell({"note": f"step {done} left out: its loss is not finite"})
+            else:
+                shown = step
+            if shown is not None and (done % recipe.log_every == 0 or last):
+                losses = {name: loss.item() for name, loss in shown.losses.items()}
+                require_finite(shown, losses)
                 if writer is not None:
                     record = _record(step, losses, clock, len(prepared.dataset), recipe)
+                    record |= {**state.counts(), **({"left_out": skipped} if skipped else {})}
                     writer.write(record)
                     channel.tell(record)
+                skipped = []
             if rank == 0 and (done % recipe.checkpoint.every == 0 or last):
                 save_checkpoint(
                     job.run_dir,
                     done,
-                    model.state_dict(),
-                    optimizer.state_dict(),
+                    state.usable_weights(),
+                    state.state_dict(),
                     prepared.info,
                     recipe.checkpoint.keep,
                 )
@@ -136,6 +148,18 @@ def _data_parallel(model: MaskRCNN, device: torch.device) -> nn.Module:
     # for unused parameters is needed; and the only buffers are statistics that never change.
     ids = None if device.type == "cpu" else [device]
     return nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+
+
+def _options(recipe: Recipe, device: torch.device) -> StepOptions:
+    optim = recipe.optim
+    return StepOptions(
+        dtype=parse_dtype(optim.precision, row_of(device), "optim.precision"),
+        accumulate=optim.accumulate,
+        clip_grad_norm=optim.clip_grad_norm,
+        skip_bad=optim.on_bad_loss == "skip",
+        max_bad_steps=optim.max_bad_steps,
+        check_every=_check_every(recipe, device),
+    )
 
 
 def _check_every(recipe: Recipe, device: torch.device) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,18 @@ from raymrcnn.train.job import PreparedJob
 from raymrcnn.train.worker import Channel, train_worker
 
 
-def run_in_ranks(job: PreparedJob, world_size: int, rendezvous: Path) -> list[dict[str, Any]]:
-    """What rank 0 told of a run of so many processes."""
+def run_in_ranks(
+    job: PreparedJob,
+    world_size: int,
+    rendezvous: Path,
+    prepare_rank: Callable[[], None] | None = None,
+) -> list[dict[str, Any]]:
+    """What rank 0 told of a run of so many processes, each of which may be prepared."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["raymrcnn.train.worker"])
     told: Any = context.SimpleQueue()
     ranks = [
-        context.Process(target=_rank, args=(job, rank, world_size, rendezvous, told))
+        context.Process(target=_rank, args=(job, rank, world_size, rendezvous, told, prepare_rank))
         for rank in range(world_size)
     ]
     for process in ranks:
@@ -34,7 +40,16 @@ def run_in_ranks(job: PreparedJob, world_size: int, rendezvous: Path) -> list[di
     return records
 
 
-def _rank(job: PreparedJob, rank: int, world_size: int, rendezvous: Path, told: Any) -> None:
+def _rank(
+    job: PreparedJob,
+    rank: int,
+    world_size: int,
+    rendezvous: Path,
+    told: Any,
+    prepare_rank: Callable[[], None] | None,
+) -> None:
+    if prepare_rank is not None:
+        prepare_rank()
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     try:

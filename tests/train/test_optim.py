@@ -27,7 +27,7 @@ def test_the_rate_is_linear_in_the_batch() -> None:
 def test_biases_get_twice_the_rate_and_no_decay() -> None:
     model = nn.Linear(3, 2)
     config = OptimConfig()
-    optimizer = build_optimizer(model, config)
+    optimizer = build_optimizer(model, config, torch.device("cpu"))
     set_learning_rate(optimizer, 0.1)
     weights, biases = optimizer.param_groups
     assert [p.shape for p in weights["params"]] == [torch.Size([2, 3])]
@@ -39,14 +39,14 @@ def test_biases_get_twice_the_rate_and_no_decay() -> None:
 def test_frozen_parameters_are_left_alone() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     model[0].requires_grad_(False)
-    optimizer = build_optimizer(model, OptimConfig())
+    optimizer = build_optimizer(model, OptimConfig(), torch.device("cpu"))
     assert sum(len(g["params"]) for g in optimizer.param_groups) == 2
 
 
 def test_an_update_equals_the_formula_of_sgd() -> None:
     model = nn.Linear(1, 1)
     nn.init.ones_(model.weight)
-    optimizer = build_optimizer(model, OptimConfig(weight_decay=0.5))
+    optimizer = build_optimizer(model, OptimConfig(weight_decay=0.5), torch.device("cpu"))
     set_learning_rate(optimizer, 0.1)
     model.weight.grad = torch.full_like(model.weight, 2.0)
     optimizer.step()

@@ -62,3 +62,18 @@ def test_more_workers_take_the_same_steps(
     job = prepared(made_up, tmp_path / "run", *LONGER, workers=world_size)
     told = run_in_ranks(job, world_size, tmp_path / "rendezvous")
     assert_same(tmp_path / "run", steps_of(told), alone)
+
+
+def test_an_accumulated_batch_is_the_same_step(
+    made_up: Path, tmp_path: Path, alone: tuple[Path, Told]
+) -> None:
+    _, told = run_here(prepared(made_up, tmp_path, *LONGER, "optim.accumulate=4"))
+    assert_same(tmp_path, steps_of(told), alone)
+
+
+def test_workers_that_accumulate_take_the_same_steps(
+    made_up: Path, tmp_path: Path, alone: tuple[Path, Told]
+) -> None:
+    job = prepared(made_up, tmp_path / "run", *LONGER, "optim.accumulate=2", workers=2)
+    told = run_in_ranks(job, 2, tmp_path / "rendezvous")
+    assert_same(tmp_path / "run", steps_of(told), alone)
