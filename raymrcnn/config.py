@@ -243,6 +243,13 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _require(self.log_every > 0, "log_every", "must be positive")
+        _require(
+            self.model.norm != "batch"
+            or (self.optim.accumulate == 1 and not self.model.checkpoint_activations),
+            "model.norm",
+            "live batch norm sees each forward pass, so it goes neither with optim.accumulate nor "
+            "with model.checkpoint_activations",
+        )
         _require(0 <= self.seed < 2**31, "seed", f"{self.seed} is not between 0 and 2^31 - 1")
 
     def to_json(self) -> dict[str, Any]:
