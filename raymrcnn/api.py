@@ -15,10 +15,11 @@ from typing import Any, Union
 
 import torch
 
-from raymrcnn import rundir
+from raymrcnn import rundir, storage
 from raymrcnn.config import Recipe
-from raymrcnn.data.coco import CocoIndex, open_split
+from raymrcnn.data.coco import CocoIndex
 from raymrcnn.data.images import decode_image
+from raymrcnn.data.store import open_annotations
 from raymrcnn.device.accelerator import CPU, Accelerator, num_cards, pick
 from raymrcnn.errors import ConfigError, DataError, DeviceError, OutputError
 from raymrcnn.infer.job import InferJob, load_predictor
@@ -91,7 +92,7 @@ def train(
     accelerator = pick(device) if cluster is None else _named(device)
     job = TrainJob(
         recipe=recipe_named(recipe) if isinstance(recipe, str) else recipe,
-        data_root=rundir.local_path(data, "--data"),
+        data_root=storage.place(data),
         run_dir=rundir.local_path(out, "--out"),
         accelerator=accelerator.name,
         workers=_num_workers(workers, accelerator, cluster),
@@ -315,7 +316,7 @@ def _truth(
             where=str(source),
             todo="give --annotations FILE, or --data DIR --split NAME",
         )
-    return open_split(rundir.local_path(root, "--data"), split or made_from.get("split", "val2017"))
+    return open_annotations(storage.place(root), split or made_from.get("split", "val2017"))
 
 
 def _train_result(job: TrainJob, step: int, status: str, before: int) -> TrainResult:

@@ -42,8 +42,43 @@ def synth(
 
 
 @app.command()
-def verify(
+def shard(
     data: Annotated[Path, typer.Option(metavar="DIR", help="Root of a COCO data set.")],
+    out: Annotated[
+        str, typer.Option(metavar="DIR", help="Root of the new data set: a folder or a URI.")
+    ],
+    split: Annotated[str, typer.Option(help="Split to write.")] = "train2017",
+    shard_mib: Annotated[int, typer.Option(min=1, help="MiB of images in a shard.")] = 256,
+    as_json: Json = False,
+) -> None:
+    """Write a split as large files, for network storage and for object stores.
+
+    Image bytes and annotations stay as they are; `train` and `infer` take the new root for --data.
+
+    Example: raymrcnn data shard --data coco --split train2017 --out s3://bucket/coco
+    """
+    from raymrcnn import storage
+    from raymrcnn.data.shards import write_shards
+
+    progress = ProgressLine(quiet=as_json)
+    summary = write_shards(
+        rundir.local_path(data, "--data"), split, str(storage.place(out)), shard_mib << 20,
+        progress=lambda done, total: progress.show(f"{done}/{total} images", last=done >= total),
+    )  # fmt: skip
+    progress.close()
+    if as_json:
+        print_json(summary.to_json())
+    else:
+        there = "are there already" if summary.reused else "written"
+        typer.echo(f"{summary.num_images} images in {summary.num_shards} shards "
+                   f"({summary.bytes / 2**20:.1f} MiB) {there}: {summary.root}")  # fmt: skip
+
+
+@app.command()
+def verify(
+    data: Annotated[
+        str, typer.Option(metavar="DIR", help="Root of a data set, or a URI of a sharded one.")
+    ],
     split: Annotated[str, typer.Option(help="Split to check.")] = "train2017",
     decode: Annotated[
         bool, typer.Option(help="Decode every image, or only look whether it is there.")
@@ -56,11 +91,12 @@ def verify(
 
     Example: raymrcnn data verify --data coco --split train2017
     """
+    from raymrcnn import storage
     from raymrcnn.data.verify import verify as look
 
     progress = ProgressLine(quiet=as_json)
     result = look(
-        rundir.local_path(data, "--data"), split, decode,
+        storage.place(data), split, decode,
         progress=lambda done, total: progress.show(f"{done}/{total} images", last=done >= total),
     )  # fmt: skip
     progress.close()

@@ -17,7 +17,12 @@ INTERRUPTED = 130
 
 
 def train(
-    data: Annotated[Path, typer.Option(metavar="DIR", help="Root of a data set in COCO's layout.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR", help="Root of a data set in COCO's layout, or a URI of a sharded one."
+        ),
+    ],
     recipe: Annotated[
         str, typer.Option(help="What to train; see `raymrcnn recipes`.")
     ] = "r50_fpn_1x",
@@ -80,9 +85,10 @@ def train(
         raise typer.Exit(INTERRUPTED)
 
 
-def default_out(recipe: str, data: Path) -> Path:
+def default_out(recipe: str, data: str) -> Path:
     """A run folder that the same command finds again."""
-    return Path("runs") / f"{recipe}-{data.expanduser().absolute().name}"
+    name = Path(data.partition("?")[0]).expanduser().absolute().name
+    return Path("runs") / f"{recipe}-{name}"
 
 
 def run(progress: ProgressLine, stop: Any, *, recipe: str, assignments: list[str],

@@ -8,10 +8,7 @@ masks; crowds and boxes of less than a pixel are left out.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +16,9 @@ import torch
 
 from raymrcnn.config import DataConfig
 from raymrcnn.data.coco import CocoIndex, Segmentation
-from raymrcnn.data.images import decode_annotated_image, image_folders, inside_root, resolve_image
+from raymrcnn.data.images import decode_annotated_image
 from raymrcnn.data.order import aspect_groups, image_seed
+from raymrcnn.data.store import ImageStore
 from raymrcnn.data.transforms import MIN_SIDE_PX, build_train_transform
 from raymrcnn.errors import DataError
 from raymrcnn.masks import polygons_to_bitmap, rle_to_bitmap, segmentation_to_rle
@@ -49,8 +47,7 @@ class Job:
 class SampleMaker:
     """Makes samples from jobs; what a worker process holds."""
 
-    root: Path
-    split: str
+    images: ImageStore
     config: DataConfig
     seed: int
 
@@ -63,8 +60,7 @@ class SampleMaker:
         Raises:
             DataError: the image is missing, damaged or of another size, or a mask is malformed.
         """
-        path = resolve_image(self.root, self.split, job.file_name)
-        image = decode_annotated_image(path, job.width, job.height)
+        image = self._decoded(job)
         masks = np.zeros((len(job.labels), job.height, job.width), np.uint8)
         for mask, given, annotation_id in zip(
             masks, job.segmentations, job.annotation_ids, strict=True
@@ -80,14 +76,22 @@ class SampleMaker:
         transform = build_train_transform(self.config)
         return transform(image, target, image_seed(self.seed, job.epoch, job.image_id))
 
+    def _decoded(self, job: Job) -> torch.Tensor:
+        data = self.images.read(job.image_id, job.file_name)
+        try:
+            return decode_annotated_image(data, job.width, job.height)
+        except DataError as error:
+            if error.where:
+                raise
+            raise type(error)(error.what, where=job.file_name, todo=error.todo) from None
+
 
 class TrainDataset:
     """The images of a split that can be trained on.
 
     Args:
         index: of the split.
-        root: of the data set.
-        split: name of the split.
+        images: its image files.
         config: augmentation, grouping, and whether images without objects take part.
         seed: of the augmentation.
 
@@ -95,12 +99,10 @@ class TrainDataset:
         DataError: no image can be trained on, or an object has no mask.
     """
 
-    def __init__(
-        self, index: CocoIndex, root: Path, split: str, config: DataConfig, seed: int
-    ) -> None:
+    def __init__(self, index: CocoIndex, images: ImageStore, config: DataConfig, seed: int) -> None:
         self.index = index
         self.transform = build_train_transform(config)
-        self.make = SampleMaker(root=root, split=split, config=config, seed=seed)
+        self.make = SampleMaker(images=images, config=config, seed=seed)
         self.images = usable_images(index, config.keep_empty_images)  # rows in the index
         if not len(self.images):
             raise DataError(
@@ -165,50 +167,6 @@ def usable_images(index: CocoIndex, keep_empty: bool = False) -> _Ints:
         return np.arange(index.num_images, dtype=np.int64)
     of = index.annotation_images[trainable_annotations(index)]
     return np.flatnonzero(np.bincount(of, minlength=index.num_images)).astype(np.int64)
-
-
-def check_images_exist(
-    index: CocoIndex, root: Path, split: str, image_rows: Iterable[int] | None = None
-) -> None:
-    """Refuse a split of which image files are missing; lists each folder once, opens nothing.
-
-    Args:
-        index: of the split.
-        root: of the data set.
-        split: name of the split.
-        image_rows: the images that matter; None: all.
-
-    Raises:
-        DataError: how many of them are missing and the first few, or a name that leads out of the
-            data root.
-    """
-    rows = range(index.num_images) if image_rows is None else image_rows
-    folders = image_folders(root, split)
-    listings: dict[str, frozenset[str]] = {}
-    missing, asked = [], 0
-    for i in rows:
-        asked += 1
-        name = index.file_name(int(i))
-        paths = (str(inside_root(root, folder, name)) for folder in folders)
-        if not any(_is_listed(path, listings) for path in paths):
-            missing.append(name)
-    if missing:
-        some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        raise DataError(
-            f"{len(missing)} of {asked} image files are missing: {some}",
-            where=str(root),
-            todo=f"put them into {folders[0]} or {folders[1]}",
-        )
-
-
-def _is_listed(path: str, listings: dict[str, frozenset[str]]) -> bool:
-    folder, name = os.path.split(path)
-    if folder not in listings:
-        try:
-            listings[folder] = frozenset(os.listdir(folder))
-        except OSError:
-            listings[folder] = frozenset()
-    return name in listings[folder]
 
 
 def _clipped_xyxy(

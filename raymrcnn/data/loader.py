@@ -19,18 +19,12 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from raymrcnn.data.dataset import (
-    Job,
-    SampleMaker,
-    TrainDataset,
-    check_images_exist,
-    usable_images,
-)
+from raymrcnn.data.dataset import Job, SampleMaker, TrainDataset, usable_images
 from raymrcnn.data.order import batches, epochs_of, rank_slice, sampling_seed
 from raymrcnn.errors import RaymrcnnError, RunError
 from raymrcnn.structures import BatchPlan, Target
 
-__all__ = ["TrainBatch", "TrainDataset", "check_images_exist", "train_batches", "usable_images"]
+__all__ = ["TrainBatch", "TrainDataset", "train_batches", "usable_images"]
 
 
 @dataclass(frozen=True, kw_only=True)

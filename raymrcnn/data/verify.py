@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from raymrcnn.data.coco import CocoIndex, annotation_file
+from raymrcnn.data.coco import CocoIndex
 from raymrcnn.data.coco_columns import NO_MASK
 from raymrcnn.data.dataset import usable_images
-from raymrcnn.data.images import ImageSizeError, decode_annotated_image, resolve_image
+from raymrcnn.data.images import ImageSizeError, decode_annotated_image
+from raymrcnn.data.store import ImageStore, ShardedImages, open_dataset
 from raymrcnn.errors import DataError
 from raymrcnn.masks import rle_areas, segmentation_to_rle
 
@@ -95,7 +96,7 @@ class VerifyReport:
 
 
 def verify(
-    root: Path,
+    root: Path | str,
     split: str,
     decode: bool = True,
     *,
@@ -114,12 +115,12 @@ def verify(
     Raises:
         DataError: there is no such split, or its annotation file is not one.
     """
-    index = CocoIndex.open(annotation_file(root, split), check=False)
+    index, images = open_dataset(root, split, check=False)
     findings = [Finding(**vars(fault)) for fault in index.faults()]
     findings += _shared_files(index)
     with ThreadPoolExecutor(num_threads or os.cpu_count() or 1) as pool:
         per_image = pool.map(
-            lambda i: [*_image(index, root, split, i, decode), *_annotations(index, i)],
+            lambda i: [*_image(index, images, i, decode), *_annotations(index, i)],
             range(index.num_images),
         )
         for done, found in enumerate(per_image, start=1):
@@ -149,7 +150,7 @@ def _shared_files(index: CocoIndex) -> list[Finding]:
     return found
 
 
-def _image(index: CocoIndex, root: Path, split: str, i: int, decode: bool) -> Iterator[Finding]:
+def _image(index: CocoIndex, images: ImageStore, i: int, decode: bool) -> Iterator[Finding]:
     image_id, name = int(index.image_ids[i]), index.file_name(i)
     width, height = int(index.widths[i]), int(index.heights[i])
 
@@ -157,15 +158,17 @@ def _image(index: CocoIndex, root: Path, split: str, i: int, decode: bool) -> It
         return Finding(kind=f"image-{kind}", id=image_id, message=f"image {image_id}: {what}")
 
     try:
-        path = resolve_image(root, split, name)
+        data = images.read(image_id, name)
     except DataError as error:
-        yield finding("outside-root", error.what)
+        yield finding(
+            "missing" if isinstance(images, ShardedImages) else "outside-root", error.what
+        )
         return
-    if not path.is_file():
+    if isinstance(data, Path) and not data.is_file():
         yield finding("missing", f"no file {name}")
     elif decode:
         try:
-            decode_annotated_image(path, width, height)
+            decode_annotated_image(data, width, height)
         except ImageSizeError as error:
             yield finding("size", f"{name}: {error.what}")
         except DataError as error:

@@ -13,8 +13,9 @@ import torch
 
 from raymrcnn import rundir
 from raymrcnn.config import Recipe, recipe_from_json
-from raymrcnn.data.coco import CocoIndex, open_split
-from raymrcnn.data.dataset import TrainDataset, check_images_exist
+from raymrcnn.data.coco import CocoIndex
+from raymrcnn.data.dataset import TrainDataset
+from raymrcnn.data.store import open_dataset
 from raymrcnn.device.accelerator import ROWS, parse_dtype
 from raymrcnn.errors import ConfigError, DataError, OutputError, WeightError
 from raymrcnn.model.maskrcnn import MaskRCNN, build_mask_rcnn
@@ -49,7 +50,7 @@ class TrainJob:
     """One training run as the user asked for it."""
 
     recipe: Recipe
-    data_root: Path
+    data_root: Path | str  # a path, or a URI of a sharded data set
     run_dir: Path
     accelerator: str = "cpu"
     workers: int = 1
@@ -86,9 +87,9 @@ def prepare(job: TrainJob, resume: Resume = "auto") -> PreparedJob:
         )
     parse_dtype(recipe.optim.precision, ROWS[job.accelerator], "optim.precision")
     split = recipe.data.train_split
-    index = open_split(job.data_root, split)
-    dataset = TrainDataset(index, job.data_root, split, recipe.data, recipe.seed)
-    check_images_exist(index, job.data_root, split, dataset.images)
+    index, images = open_dataset(job.data_root, split)
+    dataset = TrainDataset(index, images, recipe.data, recipe.seed)
+    images.check(index, dataset.images)
     steps = _earlier_steps(job, index, resume)
     if not steps:
         with torch.device("meta"):  # only to see whether the weights fit

@@ -15,7 +15,8 @@ from pycocotools.coco import COCO
 
 from raymrcnn.config import DataConfig
 from raymrcnn.data.coco import CocoIndex, open_split
-from raymrcnn.data.dataset import TrainDataset, check_images_exist, usable_images
+from raymrcnn.data.dataset import TrainDataset, usable_images
+from raymrcnn.data.store import FolderImages, check_images_exist
 from raymrcnn.errors import DataError
 
 PLAIN = DataConfig(flip_prob=0.0)
@@ -51,7 +52,7 @@ def data_set(root: Path, annotations: list[dict[str, Any]], num_images: int = 1)
 
 
 def sample(root: Path, index: CocoIndex, config: DataConfig = PLAIN) -> Any:
-    return TrainDataset(index, root, "t", config, 0)[0, 0]
+    return TrainDataset(index, FolderImages(root, "t"), config, 0)[0, 0]
 
 
 @pytest.mark.parametrize(("name", "split"), [("coco-mini", "val2017"), ("fruits-nuts", "all")])
@@ -61,7 +62,7 @@ def test_real_targets_equal_pycocotools_and_torchvisions_reference(
     root = shared / "data" / name
     index = open_split(root, split)
     coco = COCO(index.path)
-    dataset = TrainDataset(index, root, split, PLAIN, 0)
+    dataset = TrainDataset(index, FolderImages(root, split), PLAIN, 0)
     crowded = [i for i in dataset.images if index.annotations_of(i).iscrowd.any()]
     for i in [*dataset.images[:12], *crowded[:3]]:
         image, target = dataset[int(np.flatnonzero(dataset.images == i)[0]), 0]
@@ -116,7 +117,9 @@ def test_images_without_objects_take_part_only_when_asked(tmp_path: Path) -> Non
     )
     assert usable_images(index).tolist() == [1]
     assert usable_images(index, keep_empty=True).tolist() == [0, 1, 2, 3]
-    dataset = TrainDataset(index, tmp_path, "t", DataConfig(keep_empty_images=True), 0)
+    dataset = TrainDataset(
+        index, FolderImages(tmp_path, "t"), DataConfig(keep_empty_images=True), 0
+    )
     assert len(dataset) == 4
     _, target = dataset[0, 0]
     assert target.boxes.shape == (0, 4)

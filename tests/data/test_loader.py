@@ -16,6 +16,7 @@ import torch
 from raymrcnn.config import DataConfig
 from raymrcnn.data.loader import TrainBatch, TrainDataset, train_batches
 from raymrcnn.data.order import global_batch
+from raymrcnn.data.store import FolderImages
 from raymrcnn.errors import DataError, RunError
 
 from .test_dataset import annotation, data_set
@@ -26,7 +27,9 @@ AUGMENTED = DataConfig(crop_size=8, resize_to=8, jitter_brightness=0.3, jitter_h
 @pytest.fixture
 def dataset(tmp_path: Path) -> TrainDataset:
     annotations = [annotation(k, k) for k in range(1, 8)]
-    return TrainDataset(data_set(tmp_path, annotations, 7), tmp_path, "t", AUGMENTED, seed=3)
+    return TrainDataset(
+        data_set(tmp_path, annotations, 7), FolderImages(tmp_path, "t"), AUGMENTED, seed=3
+    )
 
 
 def first(batches: Iterator[TrainBatch], count: int) -> list[TrainBatch]:
@@ -97,7 +100,7 @@ def test_processes_make_the_same_bits_as_the_thread(dataset: TrainDataset) -> No
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_bad_image_arrives_as_its_own_error(dataset: TrainDataset, num_workers: int) -> None:
-    victim = dataset.make.root / "t/4.png"
+    victim = dataset.make.images.root / "t/4.png"
     victim.write_bytes(victim.read_bytes()[:-60])
     with pytest.raises(DataError, match=r"4.png: the image cannot be decoded") as caught:
         first(train_batches(dataset, 5, 4, num_workers=num_workers), 4)
