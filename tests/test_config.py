@@ -22,7 +22,7 @@ from raymrcnn.config import (
     recipe_from_json,
 )
 from raymrcnn.errors import ConfigError
-from raymrcnn.recipes import RECIPES, r101_fpn_1x, recipe_named, tiny
+from raymrcnn.recipes import RECIPES, detectron_r101_fpn_1x, r101_fpn_1x, recipe_named, tiny
 
 SECTIONS = (ModelConfig, DataConfig, OptimConfig, CheckpointConfig)
 LEAVES = [path for path in field_paths(Recipe) if path != "name"]
@@ -58,8 +58,14 @@ def test_every_recipe_survives_json(name: str) -> None:
 
 def test_the_reference_run_has_the_reference_numbers() -> None:
     """e2e_mask_rcnn_R_101_FPN_1x.yaml over maskrcnn-benchmark's defaults."""
-    recipe = r101_fpn_1x()
-    assert recipe.model.backbone == "resnet101"
+    recipe = detectron_r101_fpn_1x()
+    model = recipe.model
+    assert (model.backbone, model.norm, model.conventions) == ("resnet101", "frozen", "detectron")
+    assert model.trainable_stages == 3  # FREEZE_CONV_BODY_AT: 2
+    assert (model.rpn_pre_nms_train, model.rpn_pre_nms_test) == (2000, 1000)
+    assert (model.rpn_post_nms_train, model.rpn_post_nms_test) == (2000, 1000)
+    assert (model.rpn_samples_per_image, model.box_samples_per_image) == (256, 512)
+    assert recipe.optim == r101_fpn_1x().optim
     optim = recipe.optim
     assert (optim.name, optim.momentum, optim.weight_decay) == ("sgd", 0.9, 1e-4)
     assert (optim.base_lr, optim.batch_size, optim.scaled_lr) == (0.02, 16, 0.02)

@@ -62,6 +62,8 @@ class Conventions:
     rpn_box_beta: float  # where smooth L1 turns from square to straight; 0: L1
     rpn_nms_iou: float  # a box that overlaps a better one by more is dropped
     rpn_score_threshold: float  # of the sigmoid of the objectness
+    # Proposals are ranked by the logits themselves; their sigmoid is 1 for all that are above 17.
+    rpn_ranks_logits: bool
     rpn_box_weights: Weights4  # multiply the x, y, width, height deltas
     rpn_min_box_side: float  # a proposal must be as wide and as high, extra_width counted
 
@@ -96,6 +98,11 @@ class Conventions:
     mask_target_aligned: bool
     mask_target_threshold: float | None
 
+    # Fresh heads. "torch": linear layers as torch makes them; "caffe2": uniform by fan-in, without
+    # bias, and those of classes and deltas normal with deviations of 0.01 and 0.001.
+    box_init: Literal["torch", "caffe2"]
+    mask_logits_std: float | None  # of normal weights of the last layer; None: by fan-out
+
 
 TORCHVISION = Conventions(
     channel_order="RGB",  # references/detection and ToTensor: PIL's own order
@@ -123,6 +130,7 @@ TORCHVISION = Conventions(
     rpn_box_beta=1 / 9,  # [rpn] compute_loss
     rpn_nms_iou=0.7,  # [fr] rpn_nms_thresh
     rpn_score_threshold=0.0,  # [fr] rpn_score_thresh
+    rpn_ranks_logits=False,  # [rpn] filter_proposals
     rpn_box_weights=(1.0, 1.0, 1.0, 1.0),  # [rpn] RegionProposalNetwork.__init__
     rpn_min_box_side=1e-3,  # [rpn] min_size
     box_fg_iou=0.5,  # [fr] box_fg_iou_thresh
@@ -148,6 +156,8 @@ TORCHVISION = Conventions(
     mask_paste="stretched",  # [roi] paste_mask_in_image
     mask_target_aligned=False,  # [roi] project_masks_on_boxes
     mask_target_threshold=None,  # [roi] maskrcnn_loss
+    box_init="torch",  # [fr] TwoMLPHead, FastRCNNPredictor
+    mask_logits_std=None,  # [mr] MaskRCNNPredictor
 )
 
 DETECTRON = Conventions(  # maskrcnn-benchmark, and with it Caffe2's Detectron and Cambricon's fork
@@ -176,6 +186,7 @@ DETECTRON = Conventions(  # maskrcnn-benchmark, and with it Caffe2's Detectron a
     rpn_box_beta=1 / 9,  # modeling/rpn/loss.py, RPNLossComputation.__call__
     rpn_nms_iou=0.7,  # [d] RPN.NMS_THRESH
     rpn_score_threshold=0.0,  # modeling/rpn/inference.py has none
+    rpn_ranks_logits=False,  # modeling/rpn/inference.py, forward_for_single_feature_map
     rpn_box_weights=(1.0, 1.0, 1.0, 1.0),  # modeling/rpn/rpn.py, RPNModule.__init__
     rpn_min_box_side=0.0,  # [d] RPN.MIN_SIZE
     box_fg_iou=0.5,  # [d] ROI_HEADS.FG_IOU_THRESHOLD
@@ -201,6 +212,8 @@ DETECTRON = Conventions(  # maskrcnn-benchmark, and with it Caffe2's Detectron a
     mask_paste="stretched",  # modeling/roi_heads/mask_head/inference.py, Masker
     mask_target_aligned=True,  # structures/segmentation_mask.py, PolygonInstance.crop: no shift
     mask_target_threshold=0.5,  # mask_head/loss.py, project_masks_on_boxes: 0 or 1
+    box_init="caffe2",  # modeling/make_layers.py, make_fc; box_head/roi_box_predictors.py
+    mask_logits_std=None,  # mask_head/roi_mask_predictors.py, MaskRCNNC4Predictor
 )
 
 DETECTRON2 = Conventions(
@@ -229,6 +242,7 @@ DETECTRON2 = Conventions(
     rpn_box_beta=0.0,  # [d] RPN.SMOOTH_L1_BETA
     rpn_nms_iou=0.7,  # [d] RPN.NMS_THRESH
     rpn_score_threshold=0.0,  # modeling/proposal_generator/proposal_utils.py has none
+    rpn_ranks_logits=True,  # modeling/proposal_generator/proposal_utils.py
     rpn_box_weights=(1.0, 1.0, 1.0, 1.0),  # [d] RPN.BBOX_REG_WEIGHTS
     rpn_min_box_side=_ANY_SIDE,  # [d] PROPOSAL_GENERATOR.MIN_SIZE: 0; Boxes.nonempty: more
     box_fg_iou=0.5,  # [d] ROI_HEADS.IOU_THRESHOLDS
@@ -254,6 +268,8 @@ DETECTRON2 = Conventions(
     mask_paste="sampled",  # layers/mask_ops.py, _do_paste_mask
     mask_target_aligned=True,  # structures/masks.py, BitMasks.crop_and_resize
     mask_target_threshold=0.5,  # structures/masks.py, BitMasks.crop_and_resize
+    box_init="caffe2",  # modeling/roi_heads/box_head.py; FastRCNNOutputLayers in fast_rcnn.py
+    mask_logits_std=0.001,  # modeling/roi_heads/mask_head.py, MaskRCNNConvUpsampleHead
 )
 
 CONVENTIONS = {"torchvision": TORCHVISION, "detectron": DETECTRON, "detectron2": DETECTRON2}

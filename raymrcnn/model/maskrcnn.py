@@ -257,6 +257,7 @@ def _build_rpn(config: ModelConfig, sheet: Conventions) -> ProposalNetwork:
         sheet.rpn_score_threshold,
         extra_width=sheet.extra_width,
         drops_equal=sheet.nms_drops_equal,
+        ranks_logits=sheet.rpn_ranks_logits,
         ignores_crossing=sheet.rpn_ignores_crossing,
         top_n_per_batch=sheet.rpn_top_n_per_batch,
         loss_over_quota=sheet.rpn_loss_over_quota,
@@ -297,7 +298,26 @@ def _build_roi_heads(
         **limits,
     )
     heads.box_coder = WideBoxCoder(sheet.box_weights, sheet.max_log_size_delta, sheet.extra_width)
+    _initialise(heads, sheet)
     return heads
+
+
+@torch.no_grad()
+def _initialise(heads: BoxAndMaskHeads, sheet: Conventions) -> None:
+    """Other first weights than torchvision's parts have."""
+    if sheet.box_init == "caffe2":
+        for layer in heads.box_head.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.kaiming_uniform_(layer.weight, a=1)  # Caffe2's XavierFill
+                nn.init.zeros_(layer.bias)
+        predictor = heads.box_predictor
+        for layer, std in ((predictor.cls_score, 0.01), (predictor.bbox_pred, 0.001)):
+            nn.init.normal_(layer.weight, std=std)
+            nn.init.zeros_(layer.bias)
+    if sheet.mask_logits_std is not None:
+        last = heads.mask_predictor.mask_fcn_logits
+        nn.init.normal_(last.weight, std=sheet.mask_logits_std)
+        nn.init.zeros_(last.bias)
 
 
 def _build_box_head(config: ModelConfig, pool_size: int) -> nn.Module:

@@ -35,7 +35,8 @@ class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]
 
     Args:
         extra_width, drops_equal: see boxes.py.
-        ignores_crossing, top_n_per_batch, loss_over_quota, box_beta: as rpn_... in conventions.py.
+        ranks_logits, ignores_crossing, top_n_per_batch, loss_over_quota, box_beta: as rpn_... in
+            conventions.py.
         others: as RegionProposalNetwork takes them.
     """
 
@@ -44,6 +45,7 @@ class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]
         *others: Any,
         extra_width: float,
         drops_equal: bool,
+        ranks_logits: bool,
         ignores_crossing: bool,
         top_n_per_batch: bool,
         loss_over_quota: bool,
@@ -52,6 +54,7 @@ class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]
         super().__init__(*others)
         self.extra_width = extra_width
         self.drops_equal = drops_equal
+        self.ranks_logits = ranks_logits
         self.ignores_crossing = ignores_crossing
         self.top_n_per_batch = top_n_per_batch
         self.loss_over_quota = loss_over_quota
@@ -130,12 +133,15 @@ class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]
         best = self._get_top_n_idx(objectness, num_anchors_per_level)  # [batch, candidates]
         sizes = [min(n, self.pre_nms_top_n()) for n in num_anchors_per_level]
         level = torch.cat([best.new_full((n,), i) for i, n in enumerate(sizes)])
-        probability = torch.sigmoid(objectness.gather(1, best))
+        logits = objectness.gather(1, best)
+        probability = torch.sigmoid(logits)
+        ranks = logits if self.ranks_logits else probability
         boxes, places, scores = [], [], []
-        for of, place, score, size in zip(proposals, best, probability, image_shapes, strict=True):
+        scored = probability >= self.score_thresh
+        columns = (proposals, best, ranks, scored, image_shapes)
+        for of, place, score, good, size in zip(*columns, strict=True):
             box = clip(of[place], size, self.extra_width)
-            good = are_as_wide(box, self.min_size, self.extra_width) & (score >= self.score_thresh)
-            kept = torch.where(good)[0]
+            kept = torch.where(are_as_wide(box, self.min_size, self.extra_width) & good)[0]
             kept = kept[
                 suppressed(
                     box[kept],

@@ -20,6 +20,7 @@ from raymrcnn.structures import Target
 torch.set_num_threads(1)
 
 NUM_CLASSES = 5
+NORMS = FrozenBatchNorm2d, nn.BatchNorm2d
 # Fewer proposals than the default, for speed.
 CONFIG = ModelConfig(rpn_post_nms_test=300, rpn_post_nms_train=500, box_samples_per_image=128)
 
@@ -34,7 +35,7 @@ def make_picture(height: int, width: int, seed: int) -> Tensor:
     return (image[0].clamp(0, 1) * 255).to(torch.uint8)
 
 
-def _calibrate(norm: FrozenBatchNorm2d, inputs: tuple[Tensor]) -> None:
+def _calibrate(norm: FrozenBatchNorm2d | nn.BatchNorm2d, inputs: tuple[Tensor]) -> None:
     values = inputs[0]
     norm.running_mean.copy_(0.5 * values.mean((0, 2, 3)))
     norm.running_var.copy_(values.square().mean((0, 2, 3)))
@@ -45,13 +46,13 @@ def calibrate(model: nn.Module, image: Tensor) -> nn.Module:
     """Give a torchvision-like Mask R-CNN unit activations and tens of detections an image."""
     generator = torch.Generator().manual_seed(1)
     for module in model.modules():
-        if isinstance(module, FrozenBatchNorm2d):
+        if isinstance(module, NORMS):
             module.weight.copy_(1 + 0.2 * torch.randn(module.weight.shape, generator=generator))
             module.bias.copy_(0.2 * torch.randn(module.bias.shape, generator=generator))
     hooks = [
         module.register_forward_pre_hook(_calibrate)
         for module in model.modules()
-        if isinstance(module, FrozenBatchNorm2d)
+        if isinstance(module, NORMS)
     ]
     heads = model.roi_heads
     scales = {

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import re
+from pathlib import Path
 
 from torch import nn
 from torchvision.models.detection import _utils, faster_rcnn, roi_heads
@@ -11,6 +14,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from torchvision.ops.poolers import LevelMapper
 
 from raymrcnn.config import ModelConfig
+from raymrcnn.model import conventions
 from raymrcnn.model.conventions import CONVENTIONS, TORCHVISION
 
 
@@ -43,6 +47,23 @@ def test_torchvision_sheet_is_what_torchvision_does(reference: nn.Module) -> Non
     assert heads.mask_roi_pool.output_size == (sheet.mask_pool_size,) * 2
     assert heads.box_roi_pool.sampling_ratio == sheet.roi_sampling_ratio
     assert len(heads.mask_head) == sheet.mask_head_convs
+
+
+def test_every_field_is_read_by_the_model() -> None:
+    folder = Path(conventions.__file__).parent
+    text = "".join(p.read_text() for p in folder.glob("*.py") if p.name != "conventions.py")
+    unread = [
+        field.name
+        for field in dataclasses.fields(TORCHVISION)
+        if f"sheet.{field.name}" not in text and f"conventions.{field.name}" not in text
+    ]
+    assert unread == []
+
+
+def test_no_code_chooses_by_the_name_of_a_sheet() -> None:
+    package = Path(conventions.__file__).parents[1]
+    for path in package.rglob("*.py"):
+        assert not re.search(r"conventions\s*(==|!=|in|not in)\s", path.read_text()), path
 
 
 def test_constants_inside_torchvisions_functions_are_on_the_sheet() -> None:
