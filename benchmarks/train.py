@@ -1,9 +1,13 @@
 """One training step in one process: ours against torchvision's, R-50-FPN, the same batch.
 
 Losses, backward pass and SGD step; loading is not part of it. Both start from the same seeded
-weights with stem and first stage frozen, and sample with the same seed, so that all losses of all
-steps must be equal. In turn; medians. About 40 s a pair at 800 / 1333 pixels and batch 2 with one
-thread. Run as `python benchmarks/train.py [--quick]` (--quick: one pair at 320 pixels).
+weights with stem and first stage frozen, and torchvision is told the anchors and proposals that
+ours sampled, so that all float32 losses of all steps must be equal. In turn; medians.
+
+    python benchmarks/train.py            float32 and bfloat16 on the CPU, 2 images at 800 px
+    python benchmarks/train.py --quick    one pair of steps at 320 px, no file
+    python benchmarks/train.py --device cuda --batch 16   float32 and float16, with memory
+    python benchmarks/train.py --profile  where our step's time goes
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +38,18 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 RESULTS = Path(__file__).parent / "results" / "train.json"
-SIDES = {"torchvision": "torchvision's step", "raymrcnn": "raymrcnn's step"}
+RATE = 0.0025
+# Each side: who, and in which precision.
+SIDES = {
+    "torchvision": ("torchvision", "float32"),
+    "raymrcnn": ("raymrcnn", "float32"),
+    "torchvision_low": ("torchvision", "low"),
+    "raymrcnn_low": ("raymrcnn", "low"),
+}
+LOW = {"cpu": "bfloat16", "cuda": "float16"}
 Annotation = dict[str, Tensor]
 Step = Callable[[], dict[str, Tensor]]
+Chosen = list[tuple[Tensor, Tensor]]  # places of positives and negatives, an image each
 
 
 def annotation(path: Path, height: int, width: int) -> Annotation:
@@ -74,89 +87,196 @@ def annotation(path: Path, height: int, width: int) -> Annotation:
     return {"boxes": boxes[kept], "labels": labels[kept], "masks": masks[kept]}
 
 
-def theirs(images: list[Tensor], batch: list[Annotation], weights: str, side_px: int) -> Step:
-    model = torchvision_model(min_size=side_px, max_size=side_px * 5 // 3)
-    model.load_state_dict(torch.load(weights, weights_only=True))
+class GivenSampler:
+    """In torchvision's sampler's place: gives what ours chose."""
+
+    def __init__(self, chosen: Chosen) -> None:
+        self.chosen = chosen
+
+    def __call__(self, labels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Masks of the positives and of the negatives."""
+        masks: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for of, places in zip(labels, self.chosen, strict=True):
+            for kind in (0, 1):
+                mask = torch.zeros_like(of, dtype=torch.uint8)
+                mask[places[kind].to(of.device)] = 1
+                masks[kind].append(mask)
+        return masks
+
+
+def theirs(setup: argparse.Namespace, images: list[Tensor], batch: list[Annotation]) -> Step:
+    """As torchvision's references/detection/engine.py takes a step."""
+    device, dtype = torch.device(setup.device), getattr(torch, setup.precision)
+    model = torchvision_model(min_size=setup.side_px, max_size=setup.side_px * 5 // 3)
+    model.load_state_dict(torch.load(setup.weights, weights_only=True))
+    model.train().to(device)
     floats = [image.float() / 255 for image in images]
-    return stepper(model, lambda: model(floats, batch))
-
-
-def ours(images: list[Tensor], batch: list[Annotation], weights: str, side_px: int) -> Step:
-    from raymrcnn.config import ModelConfig
-    from raymrcnn.device.host_memory import reuse_freed_memory
-    from raymrcnn.model.maskrcnn import build_mask_rcnn
-    from raymrcnn.structures import Target
-    from raymrcnn.weights import load_into, load_source
-
-    reuse_freed_memory()
-    model = build_mask_rcnn(ModelConfig(), NUM_CLASSES, side_px, side_px * 5 // 3)
-    load_into(model, load_source(weights).state, allow_new_heads=False)
-    targets = [Target(image_id=i, **one) for i, one in enumerate(batch)]
-    return stepper(model, lambda: model(images, targets))
-
-
-def stepper(model: torch.nn.Module, losses: Step) -> Step:
-    model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(parameters, lr=0.0025, momentum=0.9, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(parameters, lr=RATE, momentum=0.9, weight_decay=1e-4)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
 
     def step() -> dict[str, Tensor]:
-        torch.manual_seed(0)
-        found = losses()
+        chosen = torch.load(setup.chosen, weights_only=True)
+        model.rpn.fg_bg_sampler = GivenSampler(chosen[: len(images)])
+        model.roi_heads.fg_bg_sampler = GivenSampler(chosen[len(images) :])
+        there = [image.to(device) for image in floats]
+        targets = [{name: value.to(device) for name, value in one.items()} for one in batch]
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32):
+            found = model(there, targets)
         optimizer.zero_grad()
-        torch.stack(list(found.values())).sum().backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        return found
+        scaler.scale(torch.stack(list(found.values())).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        return dict(found)
 
     return step
 
 
-def run_side(name: str, paths: list[str], weights: str, side_px: int) -> None:
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    images = [pil_to_tensor(Image.open(path).convert("RGB")) for path in paths]
+def ours(setup: argparse.Namespace, images: list[Tensor], batch: list[Annotation]) -> Step:
+    """The loop of a run, given one batch again and again."""
+    from raymrcnn.config import ModelConfig, OptimConfig
+    from raymrcnn.data.loader import TrainBatch
+    from raymrcnn.device.host_memory import reuse_freed_memory
+    from raymrcnn.model import heads, proposals
+    from raymrcnn.model.maskrcnn import build_mask_rcnn
+    from raymrcnn.model.sampling import Sample, sample_balanced
+    from raymrcnn.structures import BatchPlan, Target
+    from raymrcnn.train.loop import StepOptions, training_steps
+    from raymrcnn.train.state import TrainState
+    from raymrcnn.weights import load_into, load_source
+
+    device = torch.device(setup.device)
+    reuse_freed_memory()
+    model = build_mask_rcnn(ModelConfig(), NUM_CLASSES, setup.side_px, setup.side_px * 5 // 3)
+    load_into(model, load_source(setup.weights).state, allow_new_heads=False)
+    model.train().to(device)
+    taken: list[Sample] = []
+
+    def recorded(*given: Any) -> Sample:
+        taken.append(sample_balanced(*given))
+        return taken[-1]
+
+    if setup.precision == "float32":
+        heads.sample_balanced = proposals.sample_balanced = recorded
+    config = OptimConfig(
+        precision=setup.precision, bias_lr_factor=1.0, bias_weight_decay=1e-4, momentum=0.9
+    )
+    ids = tuple(range(len(images)))
+    targets = [Target(image_id=i, **one) for i, one in zip(ids, batch, strict=True)]
+
+    def batches() -> Iterator[TrainBatch]:
+        for step in range(10**9):
+            yield TrainBatch(
+                step=step, epoch=0, image_ids=ids, batch_ids=ids, images=images, targets=targets,
+                plan=BatchPlan(seeds=ids),
+            )  # fmt: skip
+
+    steps = training_steps(
+        model, batches(), TrainState(model, config, device), lambda step: RATE,
+        start=0, stop=10**9, device=device,
+        options=StepOptions(dtype=getattr(torch, setup.precision), check_every=20),
+    )  # fmt: skip
+
+    def step() -> dict[str, Tensor]:
+        taken.clear()
+        return next(steps).losses
+
+    def save_chosen() -> None:
+        places = [
+            (positive[is_positive].cpu(), negative[is_negative].cpu())
+            for one in taken
+            for positive, is_positive, negative, is_negative in zip(
+                one.positives, one.is_positive, one.negatives, one.is_negative, strict=True
+            )
+        ]
+        torch.save(places, setup.chosen)
+
+    step.after = save_chosen  # type: ignore[attr-defined]
+    return step
+
+
+def built(setup: argparse.Namespace) -> Step:
+    images = [pil_to_tensor(Image.open(path).convert("RGB")) for path in setup.images]
     batch = [
-        annotation(Path(path), *image.shape[-2:]) for path, image in zip(paths, images, strict=True)
+        annotation(Path(path), *image.shape[-2:])
+        for path, image in zip(setup.images, images, strict=True)
     ]
-    build = theirs if name == "torchvision" else ours
-    step = build(images, batch, weights, side_px)
+    who, precision = SIDES[setup.side]
+    setup.precision = LOW[setup.device] if precision == "low" else precision
+    return (theirs if who == "torchvision" else ours)(setup, images, batch)
+
+
+def run_side(setup: argparse.Namespace) -> None:
+    """Answer each question with the losses and the time of a step."""
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    step = built(setup)
+    on_gpu = setup.device == "cuda"
 
     def timed(_: Any) -> dict[str, Any]:
         start = time.perf_counter()
         losses = {name: loss.item() for name, loss in sorted(step().items())}
-        return {"losses": losses, "seconds": time.perf_counter() - start}
+        seconds = time.perf_counter() - start
+        if setup.side == "raymrcnn":
+            step.after()  # type: ignore[attr-defined]
+        peak = torch.cuda.max_memory_allocated() if on_gpu else 0
+        return {"losses": losses, "seconds": seconds, "peak_bytes": peak}
 
     answer_questions(timed)
 
 
-def measure(
-    images: list[Path], weights: Path, side_px: int, steps: int, threads: int
-) -> dict[str, Any]:
-    given = ["--weights", str(weights), "--side-px", str(side_px), *map(str, images)]
-    sides = {name: Side(name, threads, *given) for name in SIDES}
+def profile(setup: argparse.Namespace) -> None:
+    """Print the operators that take most of one of our steps."""
+    for side in ("raymrcnn", "raymrcnn_low"):
+        step = built(argparse.Namespace(**{**vars(setup), "side": side}))
+        step()
+        kinds = [torch.profiler.ProfilerActivity.CPU]
+        if setup.device == "cuda":
+            kinds.append(torch.profiler.ProfilerActivity.CUDA)
+        with torch.profiler.profile(activities=kinds) as profiler:
+            step()
+        column = "self_cuda_time_total" if setup.device == "cuda" else "self_cpu_time_total"
+        print(side)
+        print(profiler.key_averages().table(sort_by=column, row_limit=18, max_name_column_width=48))
+
+
+def measure(setup: argparse.Namespace, images: list[Path], steps: int) -> dict[str, Any]:
+    """Steps of all sides in turn."""
+    given = ["--weights", setup.weights, "--side-px", str(setup.side_px), "--chosen", setup.chosen,
+             "--device", setup.device, *map(str, images)]  # fmt: skip
+    # Ours goes first: torchvision is told what it sampled.
+    order = sorted(SIDES, key=lambda name: SIDES[name][0])
+    sides = {name: Side(name, setup.threads, *given) for name in order}
     seconds: dict[str, list[float]] = {name: [] for name in SIDES}
+    peaks: dict[str, int] = {}
     losses = []
     for index in range(steps + 1):
         answers = {name: side.ask(index) for name, side in sides.items()}
         expected, found = answers["torchvision"]["losses"], answers["raymrcnn"]["losses"]
+        within = 1e-5 if setup.device == "cpu" else 1e-3
         for name, loss in expected.items():
-            assert abs(found[name] - loss) <= 1e-5 * max(abs(loss), 1), (index, found, expected)
-        losses.append(sum(expected.values()))
-        if index:  # the first step warms up
-            for name, answer in answers.items():
+            assert abs(found[name] - loss) <= within * max(abs(loss), 1), (index, found, expected)
+        losses.append(round(sum(expected.values()), 4))
+        for name, answer in answers.items():
+            peaks[name] = answer["peak_bytes"]
+            if index:  # the first step warms up
                 seconds[name].append(answer["seconds"])
     for side in sides.values():
         side.close()
     base = seconds["torchvision"]
+    medians = {name: statistics.median(of) for name, of in seconds.items()}
     return {
+        "device": setup.device,
+        "low_precision": LOW[setup.device],
         "images_per_step": len(images),
-        "short_side_px": side_px,
+        "short_side_px": setup.side_px,
         "steps": steps,
-        "threads": threads,
-        "seconds_per_step": {n: round(statistics.median(s), 2) for n, s in seconds.items()},
+        "threads": setup.threads,
+        "seconds_per_step": {name: round(value, 3) for name, value in medians.items()},
+        "images_per_s": {name: round(len(images) / value, 3) for name, value in medians.items()},
+        "peak_gib": {name: round(value / 2**30, 2) for name, value in peaks.items() if value},
         "times_torchvision": {
-            n: round(statistics.median(t / o for o, t in zip(s, base, strict=True)), 2)
-            for n, s in seconds.items()
+            name: round(statistics.median(t / o for o, t in zip(of, base, strict=True)), 2)
+            for name, of in seconds.items()
         },
         "losses": losses,
     }
@@ -164,37 +284,50 @@ def measure(
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="one pair of steps at 320 pixels")
+    parser.add_argument("--profile", action="store_true", help="where our step's time goes")
+    parser.add_argument("--device", choices=LOW, default="cpu")
+    parser.add_argument("--batch", type=int, default=2, help="images a step")
+    parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--threads", type=int, default=1, help="of each side")
     parser.add_argument("--out", type=Path, help="JSON; by default beside this file, if not quick")
-    parser.add_argument("--side", help=argparse.SUPPRESS)
-    parser.add_argument("--weights", help=argparse.SUPPRESS)
-    parser.add_argument("--side-px", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--side-px", type=int, default=800, help="short side")
+    for hidden in ("--side", "--weights", "--chosen"):
+        parser.add_argument(hidden, help=argparse.SUPPRESS)
     parser.add_argument("images", nargs="*", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.side:
-        run_side(options.side, options.images, options.weights, options.side_px)
+    setup = parser.parse_args()
+    if setup.side:
+        run_side(setup)
         return
-    side_px, steps = (320, 1) if options.quick else (800, 4)
+    steps = 1 if setup.quick else setup.steps
+    if setup.quick:
+        setup.side_px = 320
     with tempfile.TemporaryDirectory() as folder:
-        images = photographs("train2017", 2, Path(folder))
-        weights = Path(folder) / "weights.pth"
-        write_weights(weights, Image.open(images[0]))
-        result = measure(images, weights, side_px, steps, options.threads)
+        images = photographs("train2017", setup.batch, Path(folder))
+        setup.weights, setup.chosen = f"{folder}/weights.pth", f"{folder}/chosen.pt"
+        write_weights(Path(setup.weights), Image.open(images[0]))
+        if setup.profile:
+            torch.set_num_threads(setup.threads)
+            setup.images = images
+            profile(setup)
+            return
+        result = measure(setup, images, steps)
     result = {"benchmark": "train", "what": "one step of R-50-FPN", **result, **machine()}
     print(
-        f"{result['what']}, batch {result['images_per_step']}, short side {side_px} px, "
-        f"{result['threads']} thread(s), medians of {steps} step(s)"
+        f"{result['what']}, batch {result['images_per_step']}, short side {setup.side_px} px, "
+        f"{setup.device}, medians of {steps} step(s)"
     )
-    for name, text in SIDES.items():
+    for name, (who, precision) in SIDES.items():
         seconds, ratio = result["seconds_per_step"][name], result["times_torchvision"][name]
-        print(f"  {text:22s} {seconds:7.2f} s   {ratio:5.2f} times torchvision")
-    print(
-        f"  losses of all steps equal; the sum went {result['losses'][0]:.4f} to "
-        f"{result['losses'][-1]:.4f}"
-    )
-    out = options.out or (None if options.quick else RESULTS)
+        kind = LOW[setup.device] if precision == "low" else precision
+        memory = f"   {result['peak_gib'][name]:6.2f} GiB" if result["peak_gib"] else ""
+        print(f"  {who:12s} {kind:9s} {seconds:8.3f} s  {ratio:5.2f} times torchvision{memory}")
+    print(f"  float32 losses of all steps equal; the sum went {result['losses']}")
+    name = "train" if setup.device == "cpu" else f"train_{setup.device}"
+    out = setup.out or (None if setup.quick else RESULTS.with_name(f"{name}.json"))
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(result, indent=2) + "\n")
