@@ -111,6 +111,10 @@ class DataConfig:
     short_side: int = 800
     long_side: int = 1333
     flip_prob: float = 0.5
+    # One of these for each image of training in place of `short_side`; validation keeps that.
+    short_sides: tuple[int, ...] = ()
+    # The long side is scaled to between these two times `crop_size`, before the crop.
+    scale_jitter: tuple[float, ...] = ()
     # Random crop of this many pixels square, then a resize to `resize_to` square; 0: none.
     crop_size: int = 0
     resize_to: int = 0
@@ -119,6 +123,11 @@ class DataConfig:
     jitter_contrast: float = 0.0
     jitter_saturation: float = 0.0
     jitter_hue: float = 0.0
+    # Share of images into which objects of another are pasted; needs `crop_size`.
+    copy_paste_prob: float = 0.0
+    # Images with a class in a smaller share of the images than this come more often; 0: all once.
+    # LVIS: 0.001.
+    repeat_threshold: float = 0.0
     group_by_aspect: bool = True
     # Images without a usable annotation are left out of training, as in the reference.
     keep_empty_images: bool = False
@@ -130,11 +139,26 @@ class DataConfig:
             "data.short_side",
             f"{self.short_side} must be positive and at most data.long_side={self.long_side}",
         )
+        for name in ("flip_prob", "copy_paste_prob", "repeat_threshold"):
+            value = getattr(self, name)
+            _require(0.0 <= value <= 1.0, f"data.{name}", f"{value} is not between 0 and 1")
         _require(
-            0.0 <= self.flip_prob <= 1.0,
-            "data.flip_prob",
-            f"{self.flip_prob} is not between 0 and 1",
+            all(0 < side <= self.long_side for side in self.short_sides),
+            "data.short_sides",
+            f"must be positive and at most data.long_side={self.long_side}",
         )
+        _require(
+            not self.scale_jitter
+            or (len(self.scale_jitter) == 2 and 0 < self.scale_jitter[0] <= self.scale_jitter[1]),
+            "data.scale_jitter",
+            f"{list(self.scale_jitter)} is not a smallest and a largest factor",
+        )
+        for name in ("scale_jitter", "copy_paste_prob"):
+            _require(
+                not getattr(self, name) or self.crop_size > 0,
+                f"data.{name}",
+                "needs data.crop_size, the size of the picture that comes out",
+            )
         for name in (
             "crop_size",
             "resize_to",

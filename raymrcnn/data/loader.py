@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from raymrcnn.data.dataset import Job, SampleMaker, TrainDataset, usable_images
-from raymrcnn.data.order import batches, epochs_of, rank_slice, sampling_seed
+from raymrcnn.data.order import batches, epochs_of, rank_slice
 from raymrcnn.errors import RaymrcnnError, RunError
 from raymrcnn.structures import BatchPlan, Target
 
@@ -85,22 +86,19 @@ def train_batches(
 def _requests(
     dataset: TrainDataset, seed: int, batch_size: int, rank: int, world_size: int, start_step: int
 ) -> Iterator[_Request]:
-    for step, positions in batches(seed, dataset.groups, batch_size, start_step):
-        epochs = epochs_of(step, len(dataset), batch_size)
-        mine = rank_slice(positions, rank, world_size).tolist()
-        when = rank_slice(epochs, rank, world_size).tolist()
-        jobs = tuple(dataset.job(p, epoch) for p, epoch in zip(mine, when, strict=True))
+    for step, entries in batches(seed, dataset.groups, batch_size, start_step, dataset.repeats):
+        epochs = epochs_of(step, dataset.epoch_size, batch_size)
+        draws = [dataset.draw(e, epoch) for e, epoch in zip(entries.tolist(), epochs, strict=True)]
+        mine = rank_slice(np.arange(batch_size), rank, world_size).tolist()
         yield _Request(
             step=step,
             epoch=int(epochs[0]),
-            batch_ids=tuple(dataset.index.image_ids[dataset.images[positions]].tolist()),
-            jobs=jobs,
+            batch_ids=tuple(draw.image_id for draw in draws),
+            jobs=tuple(dataset.job(draws[k]) for k in mine),
             plan=BatchPlan(
-                seeds=tuple(sampling_seed(seed, job.epoch, job.image_id) for job in jobs),
-                batch_sizes=tuple(
-                    (*dataset.size_of(int(p), int(epoch)), 0)
-                    for p, epoch in zip(positions, epochs, strict=True)
-                ),
+                seeds=tuple(draws[k].sampling_seed for k in mine),
+                short_sides=tuple(draws[k].short_side for k in mine),
+                batch_sizes=tuple((*dataset.size_of(draw), draw.short_side) for draw in draws),
             ),
         )
 

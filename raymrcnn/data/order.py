@@ -12,15 +12,17 @@ it shares batches with the epochs beside it, or makes up a mixed batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 Groups = npt.NDArray[np.int8]
+Factors = npt.NDArray[np.float64]
 
-_ORDER, _BATCHES, _IMAGE, _SAMPLING = range(4)  # streams of random numbers of one epoch
+# Streams of random numbers of one epoch.
+_ORDER, _BATCHES, _IMAGE, _SAMPLING, _REPEATS, _SHORT_SIDE, _DONOR = range(7)
 
 
 def aspect_groups(widths: npt.ArrayLike, heights: npt.ArrayLike) -> Groups:
@@ -58,27 +60,71 @@ def epoch_order(seed: int, epoch: int, groups: Groups, batch_size: int) -> Ints:
     return np.concatenate([loose[:head], whole.ravel(), loose[head + len(between) :]])
 
 
-def global_batch(seed: int, step: int, groups: Groups, batch_size: int) -> Ints:
-    """The images of one step over all workers, int64 [batch_size]; steps count from 0.
+def epoch_size(num_images: int, repeats: Factors | None = None) -> int:
+    """How many entries each epoch has: the images, or as many as their repeats add up to."""
+    return num_images if repeats is None else round(float(repeats.sum()))
+
+
+def epoch_entries(seed: int, epoch: int, num_images: int, repeats: Factors | None = None) -> Ints:
+    """The images of one epoch in a fixed order, int64 [epoch_size].
+
+    Entry e is image e % num_images, for the (e // num_images + 1)-th time. An image that is to be
+    repeated r times comes floor(r) or ceil(r) times in each epoch, r times in the mean.
+
+    Args:
+        seed: of the run.
+        epoch: 0, 1, ...
+        num_images: of the data set.
+        repeats: float64 [num_images], how often each image is to come; None: once.
+    """
+    if repeats is None:
+        return np.arange(num_images, dtype=np.int64)
+    size = epoch_size(num_images, repeats)
+    # Places at equal distances on a line on which each image is as long as it is often.
+    images = _permutation(seed, epoch, _REPEATS, num_images)
+    ends = np.cumsum(repeats[images] * (size / repeats.sum()))
+    ends[-1] = size
+    offset = int(np.random.SeedSequence((seed, epoch, _REPEATS)).generate_state(1)[0]) / 2**32
+    places = np.floor(ends + offset).astype(np.int64)
+    counts = places - np.concatenate(([0], places[:-1]))
+    copy = np.arange(size) - np.repeat(places - counts, counts)
+    return np.sort(np.repeat(images, counts) + copy * num_images)
+
+
+def global_batch(
+    seed: int, step: int, groups: Groups, batch_size: int, repeats: Factors | None = None
+) -> Ints:
+    """The entries of one step over all workers, int64 [batch_size]; steps count from 0.
 
     `batches` gives the same for a run of steps without ordering an epoch anew for each.
     """
-    return next(batches(seed, groups, batch_size, step))[1]
+    return next(batches(seed, groups, batch_size, step, repeats))[1]
 
 
 def batches(
-    seed: int, groups: Groups, batch_size: int, start_step: int = 0
+    seed: int,
+    groups: Groups,
+    batch_size: int,
+    start_step: int = 0,
+    repeats: Factors | None = None,
 ) -> Iterator[tuple[int, Ints]]:
-    """Steps and their global batches from `start_step` on, without end."""
-    num_images = len(groups)
-    epoch, position = divmod(start_step * batch_size, num_images)
-    pending = epoch_order(seed, epoch, groups, batch_size)[position:]
+    """Steps and the entries of their global batches from `start_step` on, without end.
+
+    Without repeats an entry is an image; else see `epoch_entries`.
+    """
+
+    def ordered(epoch: int) -> Ints:
+        entries = epoch_entries(seed, epoch, len(groups), repeats)
+        return entries[epoch_order(seed, epoch, groups[entries % len(groups)], batch_size)]
+
+    epoch, position = divmod(start_step * batch_size, epoch_size(len(groups), repeats))
+    pending = ordered(epoch)[position:]
     step = start_step
     while True:
         parts = [pending]
         while (filled := sum(len(part) for part in parts)) < batch_size:
             epoch += 1
-            parts.append(epoch_order(seed, epoch, groups, batch_size))
+            parts.append(ordered(epoch))
         stream = np.concatenate(parts) if len(parts) > 1 else parts[0]
         # One epoch's order is kept; slices of it are views.
         yield step, stream[:batch_size].copy()
@@ -87,10 +133,10 @@ def batches(
         step += 1
 
 
-def epochs_of(step: int, num_images: int, batch_size: int) -> Ints:
-    """The epoch that each image of a global batch belongs to, int64 [batch_size]."""
+def epochs_of(step: int, size: int, batch_size: int) -> Ints:
+    """The epoch that each entry of a global batch belongs to, int64 [batch_size]."""
     first = step * batch_size
-    return np.arange(first, first + batch_size, dtype=np.int64) // num_images
+    return np.arange(first, first + batch_size, dtype=np.int64) // size
 
 
 def rank_slice(batch: Ints, rank: int, world_size: int) -> Ints:
@@ -102,15 +148,39 @@ def rank_slice(batch: Ints, rank: int, world_size: int) -> Ints:
     return batch[len(batch) * rank // world_size : len(batch) * (rank + 1) // world_size]
 
 
-def image_seed(seed: int, epoch: int, image_id: int) -> np.random.SeedSequence:
-    """What the augmentation of one image in one epoch is drawn from."""
-    return np.random.SeedSequence((seed, epoch, _IMAGE, image_id))
+def image_seed(seed: int, epoch: int, image_id: int, copy: int = 0) -> np.random.SeedSequence:
+    """What the augmentation of one image in one epoch is drawn from; copies count from 0."""
+    return _image_stream(_IMAGE, seed, epoch, image_id, copy)
 
 
-def sampling_seed(seed: int, epoch: int, image_id: int) -> int:
+def sampling_seed(seed: int, epoch: int, image_id: int, copy: int = 0) -> int:
     """What the model samples anchors and proposals of one image in one epoch by."""
-    words = np.random.SeedSequence((seed, epoch, _SAMPLING, image_id)).generate_state(2, np.uint32)
+    words = _image_stream(_SAMPLING, seed, epoch, image_id, copy).generate_state(2, np.uint32)
     return int(words[0]) << 32 | int(words[1])
+
+
+def drawn_short_side(seed: int, epoch: int, image_id: int, copy: int, sides: Sequence[int]) -> int:
+    """One of `sides`; 0, which stands for the model's own, where there is none."""
+    if not sides:
+        return 0
+    word = _image_stream(_SHORT_SIDE, seed, epoch, image_id, copy).generate_state(1)[0]
+    return sides[int(word) * len(sides) >> 32]
+
+
+def drawn_donor(
+    seed: int, epoch: int, image_id: int, copy: int, probability: float, num_images: int
+) -> int | None:
+    """The image, 0 to num_images - 1, that objects are pasted from; None: nothing is pasted."""
+    words = _image_stream(_DONOR, seed, epoch, image_id, copy).generate_state(2)
+    if int(words[0]) >= probability * 2**32:
+        return None
+    return int(words[1]) * num_images >> 32
+
+
+def _image_stream(
+    stream: int, seed: int, epoch: int, image_id: int, copy: int
+) -> np.random.SeedSequence:
+    return np.random.SeedSequence((seed, epoch, stream, image_id, *((copy,) if copy else ())))
 
 
 def _by_group(

@@ -25,14 +25,18 @@ _FILL = (124, 116, 104)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainTransform:
-    """Colour jitter, random crop, resize, horizontal flip, in this order; a strength of 0 is off.
+    """Colour jitter, scale jitter, random crop, resize, horizontal flip, in this order.
 
+    A strength of 0 is off. Scale jitter makes the longer side between `scale_min` and `scale_max`
+    times the crop (large-scale jitter: 0.1 to 2, Ghiasi et al. 2021).
     A crop larger than the image pads it to the right and below. After a crop, an object's box is
     what is visible of it: the old box within the crop and around the mask that is left. Objects
     of which less than a pixel is left in height or width are dropped.
     """
 
     flip_prob: float = 0.0
+    scale_min: float = 0.0  # of the crop
+    scale_max: float = 0.0
     crop_size: int = 0  # pixels, square
     resize_to: int = 0  # pixels, square
     brightness: float = 0.0
@@ -57,6 +61,11 @@ class TrainTransform:
         masks = tv_tensors.Mask(target.masks)
         labels = target.labels
         picture = self._jittered(picture, rng)
+        if self.scale_max:
+            share = self.scale_min + (self.scale_max - self.scale_min) * rng.random()
+            scale = share * self.crop_size / max(size)
+            side = [max(1, round(length * scale)) for length in size]
+            picture, boxes, masks = (F.resize(x, side) for x in (picture, boxes, masks))
         if self.crop_size:
             picture, boxes, masks = self._cropped(picture, boxes, masks, rng)
         if self.resize_to:
@@ -65,7 +74,7 @@ class TrainTransform:
         if rng.random() < self.flip_prob:
             picture, boxes, masks = (F.horizontal_flip(x) for x in (picture, boxes, masks))
         if self.crop_size or self.resize_to:
-            boxes, keep = _visible(boxes.as_subclass(torch.Tensor), masks)
+            boxes, keep = visible(boxes.as_subclass(torch.Tensor), masks)
             boxes, labels, masks = boxes[keep], labels[keep], masks[keep]
         return (
             picture.as_subclass(torch.Tensor).contiguous(),
@@ -119,6 +128,8 @@ def build_train_transform(config: DataConfig) -> TrainTransform:
     """The augmentation that a recipe asks for."""
     return TrainTransform(
         flip_prob=config.flip_prob,
+        scale_min=min(config.scale_jitter, default=0.0),
+        scale_max=max(config.scale_jitter, default=0.0),
         crop_size=config.crop_size,
         resize_to=config.resize_to,
         brightness=config.jitter_brightness,
@@ -128,7 +139,7 @@ def build_train_transform(config: DataConfig) -> TrainTransform:
     )
 
 
-def _visible(boxes: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def visible(boxes: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Boxes within the extent of their masks, and which objects are left: [n, 4], bool [n]."""
     mask_boxes = torch.zeros_like(boxes)
     for k, mask in enumerate(masks.as_subclass(torch.Tensor)):

@@ -120,7 +120,7 @@ def _drive(
                 losses = {name: loss.item() for name, loss in shown.losses.items()}
                 require_finite(shown, losses)
                 if writer is not None:
-                    record = _record(step, losses, clock, len(prepared.dataset), recipe)
+                    record = _record(step, losses, clock, prepared.dataset.epoch_size, recipe)
                     record |= {**state.counts(), **({"left_out": skipped} if skipped else {})}
                     writer.write(record)
                     channel.tell(record)
@@ -187,11 +187,11 @@ class _Agreement:
 
 
 def _record(
-    step: Step, losses: dict[str, float], clock: Clock, num_images: int, recipe: Recipe
+    step: Step, losses: dict[str, float], clock: Clock, epoch_size: int, recipe: Recipe
 ) -> dict[str, Any]:
     return {
         "step": step.index,
-        "epoch": step.index * recipe.optim.batch_size / num_images,
+        "epoch": step.index * recipe.optim.batch_size / epoch_size,
         "lr": step.learning_rate,
         "loss": sum(losses.values()),
         **losses,

@@ -135,7 +135,7 @@ def test_the_thread_ends_with_its_batches(dataset: TrainDataset) -> None:
 def test_the_thread_stays_only_a_few_batches_ahead(dataset: TrainDataset) -> None:
     made = []
     job = dataset.job
-    dataset.job = lambda p, e: (made.append(p), job(p, e))[1]  # type: ignore[method-assign]
+    dataset.job = lambda draw: (made.append(draw), job(draw))[1]  # type: ignore[method-assign]
     batches = train_batches(dataset, 5, 2, prefetch=2)
     next(batches)
     threading.Event().wait(0.5)
@@ -146,5 +146,5 @@ def test_the_thread_stays_only_a_few_batches_ahead(dataset: TrainDataset) -> Non
 def test_a_job_is_small_beside_its_index(dataset: TrainDataset) -> None:
     import pickle
 
-    assert len(pickle.dumps(dataset.job(0, 0))) < 2000
+    assert len(pickle.dumps(dataset.job(dataset.draw(0, 0)))) < 2000
     assert len(pickle.dumps(dataset.make)) < 2000
