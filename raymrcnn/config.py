@@ -10,13 +10,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import math
-import types
-import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
+from raymrcnn.config_fields import build, leaves, literal
 from raymrcnn.errors import ConfigError
 
 NUM_LEVELS = 5  # FPN levels P2 to P6
@@ -287,7 +285,7 @@ def recipe_from_json(document: dict[str, Any]) -> Recipe:
     Raises:
         ConfigError: a field is unknown, missing its type, or out of range.
     """
-    return _build(Recipe, document, "")
+    return build(Recipe, document, "")
 
 
 def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
@@ -298,7 +296,7 @@ def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
             the field cannot take.
     """
     document = recipe.to_json()
-    hints = dict(_leaves(Recipe))
+    hints = dict(leaves(Recipe))
     known = [path for path in hints if path != "name"]  # a name is what the recipe is called
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
@@ -322,96 +320,10 @@ def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
             )
         section, dot, leaf = path.rpartition(".")
         target = document[section] if dot else document
-        target[leaf] = _literal(text.strip(), hints[path])
+        target[leaf] = literal(text.strip(), hints[path])
     return recipe_from_json(document)
 
 
 def field_paths(kind: type[Any]) -> Iterable[str]:
     """Dotted names of all leaf fields of a config class, in declaration order."""
-    return (path for path, _ in _leaves(kind))
-
-
-def _leaves(kind: type[Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Dotted names of all leaf fields and their types."""
-    hints = get_type_hints(kind)
-    for item in dataclasses.fields(kind):
-        if dataclasses.is_dataclass(hints[item.name]):
-            yield from _leaves(hints[item.name], f"{prefix}{item.name}.")
-        else:
-            yield f"{prefix}{item.name}", hints[item.name]
-
-
-def _literal(text: str, hint: Any) -> Any:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    # A split may be called 2017, or true: words need no quotes.
-    return text if hint is str and not isinstance(value, str) else value
-
-
-_T = TypeVar("_T")
-
-
-def _build(kind: type[_T], document: Any, path: str) -> _T:
-    if not isinstance(document, dict):
-        raise ConfigError(f"expected fields, found {document!r}", where=path or "recipe")
-    hints = get_type_hints(kind)
-    unknown = sorted(set(document) - set(hints))
-    if unknown:
-        raise ConfigError(
-            f"unknown field {path}{unknown[0]}",
-            where="recipe",
-            todo="it may come from another version of raymrcnn",
-        )
-    values = {}
-    for name, value in document.items():
-        hint = hints[name]
-        if dataclasses.is_dataclass(hint):
-            values[name] = _build(typing.cast("type[Any]", hint), value, f"{path}{name}.")
-        else:
-            values[name] = _coerce(hint, value, f"{path}{name}")
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise ConfigError(str(error), where=path or "recipe") from None
-
-
-def _coerce(hint: Any, value: Any, path: str) -> Any:
-    """`value` as the annotated type of a field, without guessing across kinds."""
-    origin, args = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        if value in args:
-            return value
-        near = difflib.get_close_matches(str(value), [str(a) for a in args], n=1)
-        raise ConfigError(
-            f"{value!r} is not one of {', '.join(str(a) for a in args)}",
-            where=path,
-            todo=f"did you mean {near[0]}?" if near else "choose one of them",
-        )
-    if origin in (Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        return _coerce(next(a for a in args if a is not type(None)), value, path)
-    if origin is tuple:
-        if isinstance(value, (list, tuple)):
-            return tuple(_coerce(args[0], v, f"{path}[{i}]") for i, v in enumerate(value))
-        raise ConfigError(f"{value!r} is not a list", where=path, todo="write it as [1,2,3]")
-    is_int = isinstance(value, int) and not isinstance(value, bool)
-    if hint is float and (isinstance(value, float) or is_int):
-        number = _as_float(value)
-        if math.isfinite(number):
-            return number
-    if hint is int and (is_int or (isinstance(value, float) and value.is_integer())):
-        return int(value)
-    if hint in (bool, str) and isinstance(value, hint):
-        return value
-    word = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}[hint]
-    raise ConfigError(f"{value!r} is not {word}", where=path)
-
-
-def _as_float(value: float) -> float:
-    try:
-        return float(value)
-    except OverflowError:  # a whole number with hundreds of digits
-        return math.inf
+    return (path for path, _ in leaves(kind))
