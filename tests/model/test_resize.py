@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from raymrcnn.model.resize import SIZE_RULES, nearest_size, pillow_resize, short_first_size
+from raymrcnn.model.resize import (
+    SIZE_RULES,
+    nearest_size,
+    pillow_resize,
+    resampled_bytes,
+    short_first_size,
+)
 
 SIDES = st.integers(1, 90)
 
@@ -25,8 +31,9 @@ def pillows(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:  # type: i
 def test_bytes_are_pillows(old: tuple[int, int], new: tuple[int, int], seed: int) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (*old, 3), np.uint8)
     expected = pillows(pixels, new)
-    found = pillow_resize(torch.from_numpy(pixels.transpose(2, 0, 1).copy()), new)
-    np.testing.assert_array_equal(found.numpy().transpose(1, 2, 0), expected)
+    image = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+    for found in (pillow_resize(image, new), resampled_bytes(image, new)):
+        np.testing.assert_array_equal(found.numpy().transpose(1, 2, 0), expected)
 
 
 @pytest.mark.parametrize(("old", "new"), [((480, 640), (800, 1067)), ((1200, 333), (400, 111))])
@@ -34,8 +41,9 @@ def test_bytes_of_whole_photographs_are_pillows(old: tuple[int, int], new: tuple
     pixels = np.random.default_rng(0).integers(0, 256, (*old, 3), np.uint8)
     pixels[: old[0] // 2] = np.where(pixels[: old[0] // 2] > 127, 255, 0)  # sums that reach 255
     expected = pillows(pixels, new)
-    found = pillow_resize(torch.from_numpy(pixels.transpose(2, 0, 1).copy()), new)
-    np.testing.assert_array_equal(found.numpy().transpose(1, 2, 0), expected)
+    image = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+    for found in (pillow_resize(image, new), resampled_bytes(image, new)):
+        np.testing.assert_array_equal(found.numpy().transpose(1, 2, 0), expected)
 
 
 def test_maskrcnn_benchmark_truncates_where_detectron2_rounds() -> None:

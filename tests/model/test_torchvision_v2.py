@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIG, NUM_CLASSES, calibrate, make_picture
+from conftest import NUM_CLASSES, calibrate, make_picture
 from pycocotools import mask as coco_mask
 from torch import Tensor, nn
 from torchvision.models.detection import maskrcnn_resnet50_fpn_v2
@@ -17,11 +17,13 @@ from raymrcnn.model.maskrcnn import MaskRCNN, build_mask_rcnn
 from raymrcnn.model.predictor import Predictor
 from raymrcnn.structures import ImageRef
 
+NUM_PROPOSALS = 80  # few, for speed
 V2 = ModelConfig(
     norm="batch",
     rpn_convs=2,
     box_head_convs=4,
-    rpn_post_nms_test=CONFIG.rpn_post_nms_test,
+    rpn_post_nms_test=NUM_PROPOSALS,
+    box_samples_per_image=64,
 )
 
 
@@ -34,7 +36,7 @@ def theirs() -> nn.Module:
         num_classes=NUM_CLASSES + 1,
         min_size=96,
         max_size=160,
-        rpn_post_nms_top_n_test=CONFIG.rpn_post_nms_test,
+        rpn_post_nms_top_n_test=NUM_PROPOSALS,
     )
     return calibrate(model.eval(), make_picture(160, 220, 0).float() / 255).eval()
 
