@@ -88,33 +88,35 @@ class Stretched:
 
         self._padded = torch.nn.functional.pad(probs, (1, 1, 1, 1))
         corners = _expanded(boxes, probs.shape[-1])
-        self._origin = corners[:, :2]
-        self._length = np.maximum(corners[:, 2:] - corners[:, :2] + 1, 1)
         self._side = self._padded.shape[-1]
+        # By axis, then by box.
+        self._origin = np.ascontiguousarray(corners[:, :2].T)
+        self._length = np.maximum(corners[:, 2:].T - self._origin + 1, 1)
+        self._scale = np.float32(self._side) / self._length.astype(np.float32)
         self.frames = Frames.of(corners[:, :2], corners[:, 2:] + 1, image_height, image_width)
 
     def position(self, pixel: Ints, box: Ints, axis: int) -> tuple[Doubles, Doubles]:
         """See `Layout`."""
-        scale = np.float32(self._side) / self._length[box, axis].astype(np.float32)
-        centre = (pixel - self._origin[box, axis]).astype(np.float32) + np.float32(0.5)
+        scale = self._scale[axis][box]
+        centre = (pixel - self._origin[axis][box]).astype(np.float32) + np.float32(0.5)
         steps = scale * centre - np.float32(0.5)
         return steps.astype(np.float64), _fused(scale, centre)
 
     def pixel(self, position: Doubles, box: Ints, axis: int) -> Doubles:
         """See `Layout`."""
-        pixel: Doubles = (position + 0.5) * self._length[box, axis] / self._side - 0.5
-        pixel += self._origin[box, axis]
+        pixel: Doubles = (position + 0.5) * self._length[axis][box] / self._side - 0.5
+        pixel += self._origin[axis][box]
         return pixel
 
     def bitmap(self, n: int, threshold: float) -> Flags:
         """See `Layout`."""
         import torch
 
-        width, height = self._length[n].tolist()
+        width, height = self._length[:, n].tolist()
         whole = torch.nn.functional.interpolate(
             self._padded[n][None, None], size=(height, width), mode="bilinear", align_corners=False
         )[0, 0]
-        x, y = self._origin[n].tolist()
+        x, y = self._origin[:, n].tolist()
         of = self.frames
         rows = slice(int(of.first_y[n]) - y, int(of.end_y[n]) - y)
         columns = slice(int(of.first_x[n]) - x, int(of.end_x[n]) - x)
@@ -131,9 +133,9 @@ class Sampled:
         _check(boxes, boxes)
         self._probs = probs
         self._boxes = boxes
-        self._begin = boxes[:, :2].numpy()
+        self._begin = np.ascontiguousarray(boxes[:, :2].numpy().T)  # by axis, then by box
         # Of a box without extent nothing can be sampled, and torch samples 0 at what is no number.
-        self._length = (boxes[:, 2:] - boxes[:, :2]).numpy()
+        self._length = np.ascontiguousarray((boxes[:, 2:] - boxes[:, :2]).numpy().T)
         self._side = probs.shape[-1]
         first = boxes[:, :2].floor().sub(1).long().numpy()
         end = boxes[:, 2:].ceil().add(1).long().numpy()
@@ -143,7 +145,7 @@ class Sampled:
         """See `Layout`."""
         middle = pixel.astype(np.float32) + np.float32(0.5)
         with np.errstate(all="ignore"):
-            ratio = (middle - self._begin[box, axis]) / self._length[box, axis]
+            ratio = (middle - self._begin[axis][box]) / self._length[axis][box]
             unit = (ratio * np.float32(2) - np.float32(1)) + np.float32(1)
             half = np.float32(self._side / 2)
             steps = (unit * half - np.float32(0.5)).astype(np.float64)
@@ -152,8 +154,8 @@ class Sampled:
 
     def pixel(self, position: Doubles, box: Ints, axis: int) -> Doubles:
         """See `Layout`."""
-        pixel: Doubles = (position - 0.5) / self._side * self._length[box, axis] - 0.5
-        pixel += self._begin[box, axis]
+        pixel: Doubles = (position - 0.5) / self._side * self._length[axis][box] - 0.5
+        pixel += self._begin[axis][box]
         return pixel
 
     def bitmap(self, n: int, threshold: float) -> Flags:
