@@ -116,6 +116,10 @@ class DataConfig:
     # Random crop of this many pixels square, then a resize to `resize_to` square; 0: none.
     crop_size: int = 0
     resize_to: int = 0
+    # What masks are learnt from: bitmaps of the whole image, cut out by RoIAlign with soft borders,
+    # as torchvision does; or outlines, filled straight in the cells of each sampled box, as
+    # Detectron does. Outlines need less memory, and go with flips alone of what moves objects.
+    mask_targets: Literal["bitmap", "outline"] = "bitmap"
     # Strengths of brightness, contrast, saturation and hue jitter; 0: none.
     jitter_brightness: float = 0.0
     jitter_contrast: float = 0.0
@@ -150,6 +154,11 @@ class DataConfig:
             or (len(self.scale_jitter) == 2 and 0 < self.scale_jitter[0] <= self.scale_jitter[1]),
             "data.scale_jitter",
             f"{list(self.scale_jitter)} is not a smallest and a largest factor",
+        )
+        _require(
+            self.mask_targets == "bitmap" or not (self.crop_size or self.resize_to),
+            "data.mask_targets",
+            "outlines are not cut: data.crop_size and data.resize_to need bitmap",
         )
         for name in ("scale_jitter", "copy_paste_prob"):
             _require(

@@ -24,6 +24,7 @@ from raymrcnn.rle import check_size, decode_runs, encode_runs
 __all__ = [
     "bitmap_to_rle",
     "paste_to_rles",
+    "polygon_corners",
     "polygons_to_bitmap",
     "rle_areas",
     "rle_iou",
@@ -69,6 +70,18 @@ def polygons_to_bitmap(polygons: Sequence[Any], height: int, width: int, where: 
     check_size(height, width, where)
     union = _merged_polygons(polygons, height, width, where)
     return rle_to_bitmap(_text(union["counts"]), height, width, where)
+
+
+def polygon_corners(polygons: Sequence[Any], where: str = "") -> list[npt.NDArray[np.float64]]:
+    """The corners of each polygon [x1, y1, x2, y2, ...], float64 [num_corners, 2].
+
+    Raises:
+        DataError: there is none, or one has under 3 points, an odd count of numbers, or no finite
+            number.
+    """
+    if len(polygons) == 0:
+        raise _wrong("an empty list of polygons", where)
+    return [_checked_polygon(p, i, where).reshape(-1, 2) for i, p in enumerate(polygons)]
 
 
 def rle_to_bitmap(rle: str, height: int, width: int, where: str = "") -> Bitmap:

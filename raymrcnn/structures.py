@@ -24,13 +24,24 @@ class Category:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Outlines:
+    """The borders of an image's objects; an object is the union of its parts."""
+
+    edges: torch.Tensor  # [num_edges, 4] float32 x1, y1, x2, y2, pixels
+    part_of_edge: torch.Tensor  # [num_edges] int64
+    object_of_part: torch.Tensor  # [num_parts] int64
+
+
+@dataclass(frozen=True, kw_only=True)
 class Target:
     """What is in one training image, in the frame of the (augmented) image beside it."""
 
     image_id: int
     boxes: torch.Tensor  # [num_objects, 4] float32 XYXY, pixels
     labels: torch.Tensor  # [num_objects] int64, 1 to num_classes; 0 is background
-    masks: torch.Tensor  # [num_objects, height, width] uint8, 0 or 1
+    # [num_objects, height, width] uint8, 0 or 1; where outlines are given, of size 0.
+    masks: torch.Tensor
+    outlines: Outlines | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ masks; crowds and boxes of less than a pixel are left out.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,7 @@ from raymrcnn.data.order import (
     image_seed,
     sampling_seed,
 )
+from raymrcnn.data.outlines import outlines_of
 from raymrcnn.data.store import ImageStore
 from raymrcnn.data.transforms import MIN_SIDE_PX, build_train_transform
 from raymrcnn.errors import DataError
@@ -93,18 +95,17 @@ class SampleMaker:
 
     def _augmented(self, job: Job, seed: np.random.SeedSequence) -> tuple[torch.Tensor, Target]:
         image = self._decoded(job)
-        masks = np.zeros((len(job.labels), job.height, job.width), np.uint8)
-        for mask, given, annotation_id in zip(
-            masks, job.segmentations, job.annotation_ids, strict=True
-        ):
-            mask[:] = _bitmap(given, job.height, job.width, f"annotation {annotation_id}")
-        keep = masks.any(axis=(1, 2))  # a sliver may cover no pixel at all
-        target = Target(
-            image_id=job.image_id,
-            boxes=torch.from_numpy(job.boxes[keep]),
-            labels=torch.from_numpy(job.labels[keep]),
-            masks=torch.from_numpy(masks if keep.all() else masks[keep]),
-        )
+        names = [f"annotation {k}" for k in job.annotation_ids]
+        if self.config.mask_targets == "outline":
+            target = Target(
+                image_id=job.image_id,
+                boxes=torch.from_numpy(job.boxes),
+                labels=torch.from_numpy(job.labels),
+                masks=torch.zeros((len(job.labels), 0, 0), dtype=torch.uint8),
+                outlines=outlines_of(job.segmentations, names, job.height, job.width),
+            )
+        else:
+            target = _with_bitmaps(job, names)
         return build_train_transform(self.config)(image, target, seed)
 
     def _decoded(self, job: Job) -> torch.Tensor:
@@ -211,6 +212,19 @@ class TrainDataset:
             segmentations=[index.segmentation(found.first + int(k)) for k in keep],
             donor=donor,
         )
+
+
+def _with_bitmaps(job: Job, names: Sequence[str]) -> Target:
+    masks = np.zeros((len(job.labels), job.height, job.width), np.uint8)
+    for mask, given, name in zip(masks, job.segmentations, names, strict=True):
+        mask[:] = _bitmap(given, job.height, job.width, name)
+    keep = masks.any(axis=(1, 2))  # a sliver may cover no pixel at all
+    return Target(
+        image_id=job.image_id,
+        boxes=torch.from_numpy(job.boxes[keep]),
+        labels=torch.from_numpy(job.labels[keep]),
+        masks=torch.from_numpy(masks if keep.all() else masks[keep]),
+    )
 
 
 def trainable_annotations(index: CocoIndex) -> _Bools:

@@ -8,7 +8,7 @@ of the short side to 800 px is not done here but by the model, on the device.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F  # noqa: N812
 
 from raymrcnn.config import DataConfig
-from raymrcnn.structures import Target
+from raymrcnn.structures import Outlines, Target
 
 MIN_SIDE_PX = 1.0
 # What stands outside the image: the mean of ImageNet, which normalisation makes 0, as padding is.
@@ -71,7 +71,10 @@ class TrainTransform:
         if self.resize_to:
             side = [self.resize_to, self.resize_to]
             picture, boxes, masks = (F.resize(x, side) for x in (picture, boxes, masks))
+        outlines = target.outlines
         if rng.random() < self.flip_prob:
+            if outlines is not None:
+                outlines = _mirrored(outlines, picture.shape[-1])
             picture, boxes, masks = (F.horizontal_flip(x) for x in (picture, boxes, masks))
         if self.crop_size or self.resize_to:
             boxes, keep = visible(boxes.as_subclass(torch.Tensor), masks)
@@ -83,6 +86,7 @@ class TrainTransform:
                 boxes=boxes.as_subclass(torch.Tensor),
                 labels=labels,
                 masks=masks.as_subclass(torch.Tensor).contiguous(),
+                outlines=outlines,
             ),
         )
 
@@ -137,6 +141,11 @@ def build_train_transform(config: DataConfig) -> TrainTransform:
         saturation=config.jitter_saturation,
         hue=config.jitter_hue,
     )
+
+
+def _mirrored(outlines: Outlines, width: int) -> Outlines:
+    sign = torch.tensor([-1.0, 1.0, -1.0, 1.0])
+    return replace(outlines, edges=outlines.edges * sign + torch.tensor([width, 0, width, 0]))
 
 
 def visible(boxes: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

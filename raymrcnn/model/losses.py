@@ -15,7 +15,9 @@ from torch.nn import functional as F
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import roi_align
 
+from raymrcnn.model.outlines import cells_inside
 from raymrcnn.model.sampling import Sample
+from raymrcnn.structures import Outlines
 
 LOSSES = (
     "loss_objectness",
@@ -99,7 +101,7 @@ def box_sums(
 def mask_sum(
     logits: Tensor,
     boxes: list[Tensor],
-    masks: list[Tensor],
+    masks: list[Tensor | Outlines],
     matched: list[Tensor],
     labels: Tensor,
     aligned: bool,
@@ -110,7 +112,7 @@ def mask_sum(
     Args:
         logits: [positives, 1 + classes, side, side].
         boxes: an image each, [positives of it, 4] XYXY in resized pixels.
-        masks: an image each, [objects, height, width] in the resized image.
+        masks: an image each, [objects, height, width] or outlines, in the resized image.
         matched: an image each, [positives of it] int64: its object.
         labels: [positives] int64.
         aligned: whether boxes are moved by half a pixel when masks are cut out by RoIAlign.
@@ -131,8 +133,12 @@ def mask_sum(
     return F.binary_cross_entropy_with_logits(found, inside, reduction="sum") / side**2
 
 
-def _cut_out(masks: Tensor, boxes: Tensor, matched: Tensor, side: int, aligned: bool) -> Tensor:
+def _cut_out(
+    masks: Tensor | Outlines, boxes: Tensor, matched: Tensor, side: int, aligned: bool
+) -> Tensor:
     """The part [n, side, side] of the matched mask that lies in each box."""
+    if isinstance(masks, Outlines):
+        return cells_inside(masks, boxes, matched, side)
     rois = torch.cat((matched[:, None].to(boxes), boxes), dim=1)
     cells: Tensor = roi_align(masks[:, None].to(rois), rois, (side, side), 1.0, -1, aligned)
     return cells[:, 0]

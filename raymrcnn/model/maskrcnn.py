@@ -143,10 +143,14 @@ class MaskRCNN(nn.Module):
 
     def _prepared(
         self, images: Sequence[Tensor], targets: Sequence[Target], plan: BatchPlan | None
-    ) -> tuple[ImageList, list[dict[str, Tensor]], Sequence[int]]:
+    ) -> tuple[ImageList, list[dict[str, Any]], Sequence[int]]:
         extra = self.conventions.extra_width
         annotations = [
-            {"boxes": to_last_pixels(t.boxes, extra), "labels": t.labels, "masks": t.masks}
+            {
+                "boxes": to_last_pixels(t.boxes, extra),
+                "labels": t.labels,
+                "masks": t.masks if t.outlines is None else t.outlines,
+            }
             for t in targets
         ]
         batch, annotations = self.transform.for_training(list(images), annotations, plan)

@@ -18,7 +18,8 @@ from raymrcnn.model.boxes import are_as_wide, clip, crosses_edge, iou, suppresse
 from raymrcnn.model.losses import proposal_sums
 from raymrcnn.model.sampling import batch_keys, sample_balanced
 
-Annotations = Sequence[dict[str, Tensor]]  # an image each: boxes, labels, masks; resized pixels
+# An image each: boxes, labels, and masks as bitmaps or Outlines; resized pixels.
+Annotations = Sequence[dict[str, Any]]
 
 
 class Proposals(NamedTuple):

@@ -5,6 +5,9 @@ Augmentation belongs to the data floor; here nothing is random.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -13,7 +16,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform, res
 
 from raymrcnn.model.conventions import Conventions, Numbers3
 from raymrcnn.model.resize import SIZE_RULES, pillow_resize
-from raymrcnn.structures import BatchPlan
+from raymrcnn.structures import BatchPlan, Outlines
 
 
 class ImageTransform(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision has no types
@@ -51,9 +54,9 @@ class ImageTransform(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvi
     def for_training(
         self,
         images: list[Tensor],
-        targets: list[dict[str, Tensor]],
+        targets: list[dict[str, Any]],
         plan: BatchPlan | None = None,
-    ) -> tuple[ImageList, list[dict[str, Tensor]]]:
+    ) -> tuple[ImageList, list[dict[str, Any]]]:
         """Normalised, resized and padded images, and their targets with them.
 
         Args:
@@ -102,8 +105,8 @@ class ImageTransform(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvi
         return (image - self.mean) / self.std
 
     def resize(
-        self, image: Tensor, target: dict[str, Tensor] | None = None
-    ) -> tuple[Tensor, dict[str, Tensor] | None]:
+        self, image: Tensor, target: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any] | None]:
         """Scale what `normalize` gave to float32 [3, h, w], and a target with it."""
         height, width = image.shape[-2:]
         size = self._size(height, width, 0)
@@ -112,11 +115,17 @@ class ImageTransform(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvi
         return self.resized(image, target, size)
 
     def resized(
-        self, image: Tensor, target: dict[str, Tensor], size: tuple[int, int]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+        self, image: Tensor, target: dict[str, Any], size: tuple[int, int]
+    ) -> tuple[Tensor, dict[str, Any]]:
         """An image, and its target's boxes and masks, scaled to (height, width)."""
         target["boxes"] = resize_boxes(target["boxes"], tuple(image.shape[-2:]), size)
-        target["masks"] = interpolate(target["masks"][:, None].float(), size=size)[:, 0].byte()
+        masks = target["masks"]
+        if isinstance(masks, Outlines):
+            target["masks"] = replace(
+                masks, edges=resize_boxes(masks.edges, tuple(image.shape[-2:]), size)
+            )
+        else:
+            target["masks"] = interpolate(masks[:, None].float(), size=size)[:, 0].byte()
         return self._scaled(image, size), target
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:

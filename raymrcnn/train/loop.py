@@ -12,7 +12,8 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,7 +25,7 @@ from raymrcnn.device.numerics import autocast, found_inf
 from raymrcnn.errors import RunError
 from raymrcnn.model.losses import LOSSES, divided
 from raymrcnn.model.maskrcnn import MaskRCNN
-from raymrcnn.structures import BatchPlan, Target
+from raymrcnn.structures import BatchPlan, Outlines, Target
 from raymrcnn.train.optim import set_learning_rate
 from raymrcnn.train.state import TrainState
 
@@ -253,11 +254,20 @@ def _over_ranks(num_ranks: int, *parts: Tensor) -> list[Tensor]:
 
 
 def _on(device: torch.device, target: Target) -> Target:
-    return Target(
-        image_id=target.image_id,
-        boxes=target.boxes.to(device, non_blocking=True),
-        labels=target.labels.to(device, non_blocking=True),
-        masks=target.masks.to(device, non_blocking=True),
+    def moved(name: str, of: Any = target) -> Tensor:
+        tensor: Tensor = getattr(of, name).to(device, non_blocking=True)
+        return tensor
+
+    outlines = target.outlines
+    if outlines is not None:
+        names = (field.name for field in fields(outlines))
+        outlines = Outlines(**{name: moved(name, outlines) for name in names})
+    return replace(
+        target,
+        boxes=moved("boxes"),
+        labels=moved("labels"),
+        masks=moved("masks"),
+        outlines=outlines,
     )
 
 

@@ -257,3 +257,14 @@ def test_another_sgd_is_taken_only_if_it_gives_the_same_update() -> None:
 def test_a_scaler_that_is_not_needed_changes_nothing() -> None:
     assert not grad_scaler(HOST, enabled=False).is_enabled()
     assert TrainState(nn.Linear(1, 1), OptimConfig(), HOST).state_dict()["scaler"] == {}
+
+
+# ---- mask targets
+
+
+def test_outlines_train_as_bitmaps_do(made_up: Path, plain: Path, tmp_path: Path) -> None:
+    run_here(prepared(made_up, tmp_path, "data.mask_targets=outline"))
+    for one, other in zip(read_metrics(tmp_path), read_metrics(plain), strict=True):
+        assert one["loss_mask"] != other["loss_mask"]
+        assert one["loss_mask"] == pytest.approx(other["loss_mask"], rel=0.03)
+        assert one["loss_classifier"] == pytest.approx(other["loss_classifier"], rel=0.05)
