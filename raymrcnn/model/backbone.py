@@ -36,17 +36,18 @@ class FrozenNorm(FrozenBatchNorm2d):  # type: ignore[misc]  # torchvision has no
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, channels, height, width], changed in place where it is float32."""
-        scale, shift = self.scale_and_shift()
+        scale, shift = scale_and_shift(self)
         scale, shift = scale.reshape(1, -1, 1, 1), shift.reshape(1, -1, 1, 1)
         if x.dtype is scale.dtype:
             return x.mul_(scale).add_(shift)
         return (x * scale + shift).to(x.dtype)
 
-    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """What x is multiplied by, and what is added then; [channels] each."""
-        # In the order of FrozenBatchNorm2d.forward, for the same rounding.
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
-        return scale, self.bias - self.running_mean * scale
+
+def scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:
+    """What a batch norm of fixed statistics multiplies by, and adds then; [channels] each."""
+    # In the order of FrozenBatchNorm2d.forward, for the same rounding.
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return scale, norm.bias - norm.running_mean * scale
 
 
 class PyramidBackbone(nn.Module):

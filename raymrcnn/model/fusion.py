@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from raymrcnn.model.backbone import FrozenNorm
+from raymrcnn.model.backbone import FrozenNorm, scale_and_shift
 
 
 class Affine(nn.Module):
@@ -37,15 +37,15 @@ class Affine(nn.Module):
 
 def precompute_norms(model: nn.Module) -> None:
     """Replace frozen batch norms by an `Affine` with the same bits, computed once."""
-    for parent, _, norm_name, norm in _norms_after_convs(model):
-        setattr(parent, norm_name, Affine(*norm.scale_and_shift()))
+    for parent, _, norm_name, norm in _norms_after_convs(model, FrozenNorm):
+        setattr(parent, norm_name, Affine(*scale_and_shift(norm)))
 
 
 def fold_norms(model: nn.Module) -> None:
-    """Replace each frozen batch norm and the convolution before it by one convolution."""
-    for parent, conv, norm_name, norm in _norms_after_convs(model):
+    """Replace each batch norm, frozen or not, and the convolution before it by one convolution."""
+    for parent, conv, norm_name, norm in _norms_after_convs(model, (FrozenNorm, nn.BatchNorm2d)):
         assert conv.bias is None, "torchvision's convolutions before a norm have no bias"
-        scale, shift = norm.double().scale_and_shift()
+        scale, shift = scale_and_shift(norm.double())
         weight = conv.weight.double() * scale[:, None, None, None]
         conv.weight = nn.Parameter(weight.to(conv.weight.dtype), requires_grad=False)
         conv.bias = nn.Parameter(shift.to(conv.weight.dtype), requires_grad=False)
@@ -53,14 +53,14 @@ def fold_norms(model: nn.Module) -> None:
 
 
 def _norms_after_convs(
-    model: nn.Module,
-) -> Iterator[tuple[nn.Module, nn.Conv2d, str, FrozenNorm]]:
-    """Each frozen batch norm: its parent, the convolution that feeds it, its name, itself."""
+    model: nn.Module, kinds: type[nn.Module] | tuple[type[nn.Module], ...]
+) -> Iterator[tuple[nn.Module, nn.Conv2d, str, nn.Module]]:
+    """Each norm of these kinds: its parent, the convolution that feeds it, its name, itself."""
     for parent in list(model.modules()):
         children = dict(parent.named_children())
         names = list(children)
         for name, child in children.items():
-            if not isinstance(child, FrozenNorm):
+            if not isinstance(child, kinds):
                 continue
             # bn2 follows conv2; in a downsample Sequential, 1 follows 0.
             conv = children[
