@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from raymrcnn.device import cambricon
 from raymrcnn.device.cambricon import Card, compare_versions
+from raymrcnn.errors import DeviceError
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +39,9 @@ __all__ = [
     "fused_sgd",
     "host_cards",
     "is_installed",
+    "load",
     "obstacle",
+    "show_only",
     "versions",
     "visible_devices",
     "why_unavailable",
@@ -50,6 +54,8 @@ MIN_DRIVER = "4.20.6"
 # In the order in which CNRT and torch_mlu heed them; the first that is set, even to "", decides
 # (torch_mlu, mlu/__init__.py; older ones do not know the last).
 VISIBLE_DEVICES = ("CN_VISIBLE_DEVICES", "MLU_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
+# In torch_mlu's present and former spelling.
+ASYNC_ERROR_HANDLING = ("TORCH_CNCL_ASYNC_ERROR_HANDLING", "CNCL_ASYNC_ERROR_HANDLING")
 LIBRARIES = ("cnnl", "cncl", "cnrt", "cndev", "cnlight")
 
 
@@ -181,6 +187,55 @@ def fused_sgd() -> Callable[..., torch.optim.Optimizer] | None:
         return None
     found: Callable[..., torch.optim.Optimizer] | None = getattr(optimizers, "FusedSGD", None)
     return found
+
+
+def show_only(unit: int) -> int | str:
+    """Make one of the cards that this process would see the only one; before torch_mlu is used.
+
+    Args:
+        unit: which of them, counted from 0.
+
+    Returns:
+        The number or UUID of the card on its host.
+
+    Raises:
+        DeviceError: the process sees fewer cards.
+    """
+    visible = visible_devices()
+    card: int | str = unit
+    # Ray empties CUDA_VISIBLE_DEVICES for workers without a GPU: that says nothing about MLUs.
+    if visible is not None and (visible[1] or visible[0] != "CUDA_VISIBLE_DEVICES"):
+        name, cards = visible
+        if unit >= len(cards):
+            raise DeviceError(
+                f"{name}={os.environ[name]!r} shows {_counted(cards)}, and Ray gave card {unit}",
+                where=socket.gethostname(),
+                todo="start Ray on this node with as many MLU as it shows cards",
+            )
+        card = cards[unit]
+    os.environ["MLU_VISIBLE_DEVICES"] = str(card)
+    os.environ.pop("CN_VISIBLE_DEVICES", None)  # it would win
+    return card
+
+
+def load() -> None:
+    """Import torch_mlu, which registers `torch.mlu` and the process group `cncl`.
+
+    Raises:
+        DeviceError: it is not installed, or cannot be used.
+    """
+    # Off by default: the peers of a worker that died would wait in a collective call for ever.
+    for name in ASYNC_ERROR_HANDLING:
+        os.environ.setdefault(name, "1")
+    try:
+        importlib.import_module("torch_mlu")
+    except (ImportError, OSError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise DeviceError(
+            f"torch_mlu cannot be used ({reason})",
+            where=socket.gethostname(),
+            todo="install the torch_mlu that matches this torch and driver",
+        ) from None
 
 
 def why_unavailable(root: Path = ROOT, cnmon: str | None = CNMON) -> str:

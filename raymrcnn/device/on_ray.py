@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from raymrcnn.device.accelerator import CPU, CUDA, Accelerator, num_cards
+from raymrcnn.device.accelerator import CPU, CUDA, MLU, Accelerator, num_cards
 from raymrcnn.device.host_memory import reuse_freed_memory
 from raymrcnn.errors import ClusterError, DeviceError
 
@@ -93,6 +93,10 @@ def torch_config(accelerator: Accelerator) -> TorchConfig:
     """How Ray Train joins its workers into a process group."""
     from ray.train.torch import TorchConfig
 
+    if accelerator is MLU:
+        from raymrcnn.device.mlu_workers.on_ray import MLUConfig
+
+        return MLUConfig(timeout_s=PROCESS_GROUP_TIMEOUT_S)
     return TorchConfig(backend=accelerator.process_group_backend, timeout_s=PROCESS_GROUP_TIMEOUT_S)
 
 
@@ -105,7 +109,11 @@ def worker_device(accelerator: Accelerator, workers_here: int) -> torch.device:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // max(workers_here, 1)))
         reuse_freed_memory()
         return torch.device("cpu")
-    # Ray shows each worker its own cards alone, so its card is the first that it sees.
+    if accelerator is MLU:
+        from raymrcnn.device.mlu_workers.on_ray import take_card
+
+        take_card()
+    # Each worker is shown its own card alone, so its card is the first that it sees.
     device = torch.device(accelerator.torch_type, 0)
     torch.get_device_module(device).set_device(device)
     return device
@@ -160,11 +168,16 @@ def _start(accelerator: Accelerator, workers: int) -> None:
     # Ray's core reports as an error that actors of Ray Data, which may restart, take arguments from
     # the object store: its own doing, and no trouble while this process lives.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    if accelerator is MLU:
+        from raymrcnn.device.mlu_workers.on_ray import UNIT_INSTANCES, unit_instance_resources
+
+        os.environ[UNIT_INSTANCES] = unit_instance_resources()
     with _held_back_stderr():
         ray.init(
             address="local",
             num_cpus=slots,
             num_gpus=cards if accelerator is CUDA else 0,
+            resources={MLU.ray_resource: cards} if accelerator is MLU else None,
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,

@@ -1,0 +1,135 @@
+"""MLU cards under Ray, which knows nothing of them: unit ids, the card of a worker, CNCL.
+
+Ray numbers the units of a custom resource only where its raylet was started with the resource's
+name in RAY_custom_unit_instance_resources; otherwise it tells every worker unit 0. A cluster
+started without is refused: its workers would all take the same card.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.train.torch import TorchConfig
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from raymrcnn.device import mlu
+from raymrcnn.errors import ClusterError
+
+RESOURCE = "MLU"
+UNIT_INSTANCES = "RAY_custom_unit_instance_resources"
+PROBE_TIMEOUT_S = 60.0
+
+_TorchBackend: Any = TorchConfig().backend_cls
+
+
+@dataclass
+class MLUConfig(TorchConfig):
+    """A process group over CNCL, each worker on the card that Ray gave it."""
+
+    backend: str | None = "cncl"
+
+    @property
+    def backend_cls(self) -> type[Any]:
+        """What joins the workers."""
+        return _MLUBackend
+
+
+class _MLUBackend(_TorchBackend):  # type: ignore[misc]
+    # Each worker sees its own card alone; CNCL joins them over MLU-Link or the host all the same.
+    share_cuda_visible_devices = False
+
+    def on_start(self, worker_group: Any, backend_config: MLUConfig) -> None:
+        worker_group.execute(take_card)  # registers cncl, too
+        super().on_start(worker_group, backend_config)
+
+
+def unit_instance_resources() -> str:
+    """The value of RAY_custom_unit_instance_resources for a raylet with MLU cards.
+
+    What the user set, or else what Ray has by default (its accelerators but GPU, which is built
+    in), and MLU.
+    """
+    from ray._private.accelerators import get_all_accelerator_resource_names
+
+    given = os.environ.get(UNIT_INSTANCES)
+    names = given.split(",") if given else sorted(get_all_accelerator_resource_names() - {"GPU"})
+    return ",".join(dict.fromkeys([*filter(None, names), RESOURCE]))
+
+
+@functools.cache
+def take_card() -> int | str:
+    """Make the card that Ray gave this worker the only one that it sees; join torch_mlu.
+
+    Returns:
+        The number (or UUID) of the card on its node.
+
+    Raises:
+        ClusterError: the raylet of this node does not number its cards.
+        DeviceError: the card is not there, or torch_mlu cannot be used.
+    """
+    _require_numbered(socket.gethostname(), os.environ.get(UNIT_INSTANCES))
+    card = mlu.show_only(_unit())
+    mlu.load()
+    return card
+
+
+def require_numbered_cards() -> None:
+    """Refuse a cluster whose raylets do not number their cards; takes no card, so never waits.
+
+    Raises:
+        ClusterError: with the node, and the line to add.
+    """
+    every: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    nodes = [n for n in every if n["Alive"] and n["Resources"].get(RESOURCE, 0) > 1]
+    settings = [
+        _setting.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote()
+        for node in nodes
+    ]
+    try:
+        found = ray.get(settings, timeout=PROBE_TIMEOUT_S)
+    except ray.exceptions.RayError as error:
+        raise ClusterError(
+            f"a node with cards starts no worker ({str(error).splitlines()[0][:200]})",
+            where="--cluster",
+            todo="look at `ray status` and the logs of that node",
+        ) from None
+    for node, setting in zip(nodes, found, strict=True):
+        _require_numbered(node["NodeManagerAddress"], setting)
+
+
+@ray.remote(num_cpus=0)
+def _setting() -> str | None:
+    """What the raylet of this node was started with: its workers inherit its environment."""
+    return os.environ.get(UNIT_INSTANCES)
+
+
+def _require_numbered(node: str, setting: str | None) -> None:
+    if RESOURCE in (setting or "").split(","):
+        return
+    raise ClusterError(
+        f"Ray on node {node} was started without numbers for its MLU cards, so that all workers "
+        "would share the first",
+        where="--cluster",
+        todo=f"stop it there, and before `ray start`: export {UNIT_INSTANCES}="
+        f"{unit_instance_resources()}",
+    )
+
+
+def _unit() -> int:
+    """The number of the unit of MLU that Ray gave this worker, also in a placement group."""
+    # There is no public call: `get_accelerator_ids` leaves out resources that Ray does not know.
+    worker: Any = ray._private.worker.global_worker
+    given = worker.core_worker.resource_ids()
+    # A placement group lists its units twice; the entry with the bundle's index is the other one.
+    pattern = re.compile(rf"{RESOURCE}(_group_[0-9A-Za-z]+)?")
+    units = {int(unit) for name, ids in given.items() if pattern.fullmatch(name) for unit, _ in ids}
+    assert len(units) == 1, f"a worker takes one card, not {given}"
+    return units.pop()
