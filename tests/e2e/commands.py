@@ -17,22 +17,29 @@ COMMAND = [sys.executable, "-m", "raymrcnn.cli.main"]
 SETS = [word for text in SMALL for word in ("--set", text)]
 
 
-def call(*words: object, code: int = 0, limit_s: float = 300) -> dict[str, Any]:
+def call(
+    *words: object, code: int = 0, limit_s: float = 300, env: dict[str, str] | None = None
+) -> dict[str, Any]:
     """Run a command with --json to its end, and read what it prints."""
     done = subprocess.run(
-        [*COMMAND, *map(str, words), "--json"], capture_output=True, text=True, timeout=limit_s
+        [*COMMAND, *map(str, words), "--json"],
+        capture_output=True,
+        text=True,
+        timeout=limit_s,
+        env=env,
     )
     assert done.returncode == code, f"{words}: {done.stdout}{done.stderr}"
     return json.loads(done.stdout) if done.stdout else {}
 
 
-def start(*words: object) -> subprocess.Popen[str]:
+def start(*words: object, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*COMMAND, *map(str, words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        env=env,
     )
 
 

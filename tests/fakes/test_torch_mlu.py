@@ -232,6 +232,23 @@ def test_gradient_scaler_skips_a_step_that_overflows() -> None:
 
 
 @on_card
+def test_fused_sgd_is_taken_where_it_gives_the_same_update() -> None:
+    from torch_mlu.optimizers import FusedSGD
+
+    from raymrcnn.device.numerics import same_as_sgd, sgd
+
+    device = torch.device("mlu", 0)
+    weight = torch.nn.Parameter(torch.ones(2, device=device))
+    assert isinstance(sgd(device, [{"params": [weight]}], lr=0.1, momentum=0.9), FusedSGD)
+
+    class Another(FusedSGD):
+        def _update(self, weight: torch.Tensor, group: dict[str, Any]) -> None:
+            weight.add_(weight.grad, alpha=-group["lr"])
+
+    assert not same_as_sgd(Another, device)
+
+
+@on_card
 def test_mask_rcnn_learns_and_detects_as_on_the_cpu() -> None:
     from raymrcnn.model.maskrcnn import build_mask_rcnn
     from raymrcnn.recipes import tiny

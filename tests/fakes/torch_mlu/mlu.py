@@ -97,6 +97,10 @@ def current_device() -> int:
 def set_device(device: Any) -> None:
     """Makes `device` the calling thread's own."""
     _library.sim_set_current(_checked(device))
+    log = os.environ.get("TORCH_MLU_SIM_LOG")
+    if log:
+        with open(log, "a") as stream:
+            stream.write(f"{os.getpid()} {host_card(current_device())}\n")
 
 
 @contextlib.contextmanager

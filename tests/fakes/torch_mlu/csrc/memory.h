@@ -6,6 +6,7 @@
 #include <c10/util/Exception.h>
 
 #include <pthread.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -138,6 +139,17 @@ size_t capacity() {
   return env_size("TORCH_MLU_SIM_MEMORY", size_t{24576} << 20);
 }
 
+// A card dies when a file of its number appears in the folder TORCH_MLU_SIM_DEAD.
+void check_alive(c10::DeviceIndex index) {
+  const char* folder = std::getenv("TORCH_MLU_SIM_DEAD");
+  if (!folder) return;
+  const int card = cards().at(index);
+  const auto path = std::string(folder) + "/" + std::to_string(card);
+  TORCH_CHECK(
+      access(path.c_str(), F_OK) != 0,
+      "CNRT error: an error occurred on the device (error code 100125, device ", card, ")");
+}
+
 struct Block {
   void* memory;
   size_t size;
@@ -159,6 +171,7 @@ struct CardAllocator final : c10::Allocator {
   c10::DataPtr allocate(size_t wanted) override {
     initialize();
     check_index(current);
+    check_alive(current);
     const c10::Device device(MLU, current);
     if (wanted == 0) return {nullptr, nullptr, &release_nothing, device};
     const size_t size = (wanted + GRAIN - 1) / GRAIN * GRAIN;
