@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
+import torch.distributed as dist
 
 from raymrcnn.device.accelerator import CPU, CUDA, MLU, Accelerator, num_cards
 from raymrcnn.device.host_memory import reuse_freed_memory
-from raymrcnn.errors import ClusterError, DeviceError
+from raymrcnn.errors import ClusterError, DeviceError, RunError
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchConfig
@@ -117,6 +118,37 @@ def worker_device(accelerator: Accelerator, workers_here: int) -> torch.device:
     device = torch.device(accelerator.torch_type, 0)
     torch.get_device_module(device).set_device(device)
     return device
+
+
+class CardError(RunError):
+    """A card failed at its work: another, or the same after a while, may still do it."""
+
+
+@contextlib.contextmanager
+def card_errors(accelerator: Accelerator) -> Iterator[None]:
+    """Name the card in what torch and the driver raise in a worker; peers' deaths pass as they are.
+
+    Raises:
+        CardError: the card failed.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        lost_peer = isinstance(error, dist.DistError) or "gloo" in text.lower()
+        if accelerator is CPU or lost_peer:
+            raise
+        raise CardError(
+            f"{accelerator.name} card {_card(accelerator)} failed: {text.strip().splitlines()[0]}"
+            if text.strip()
+            else f"{accelerator.name} card {_card(accelerator)} failed",
+            where=f"node {socket.gethostname()}",
+            todo="run the same command again to go on; where it comes back, take that card out",
+        ) from error
+
+
+def _card(accelerator: Accelerator) -> str:
+    return os.environ.get(accelerator.visible_devices_env) or "0"
 
 
 def quiet_loggers() -> None:

@@ -20,6 +20,8 @@ from ray.train.torch import TorchTrainer
 
 from raymrcnn.device.accelerator import ROWS
 from raymrcnn.device.on_ray import (
+    CardError,
+    card_errors,
     quiet_loggers,
     ray_session,
     torch_config,
@@ -158,13 +160,16 @@ def _worker(config: dict[str, Any]) -> None:
     device = worker_device(accelerator, context.get_local_world_size())
     stop = _polled(board)
     try:
-        done = train_worker(
-            prepared,
-            device,
-            Channel(tell=board.tell.remote, stop_asked=lambda: next(stop)),
-            rank=context.get_world_rank(),
-            world_size=context.get_world_size(),
-        )
+        with card_errors(accelerator):
+            done = train_worker(
+                prepared,
+                device,
+                Channel(tell=board.tell.remote, stop_asked=lambda: next(stop)),
+                rank=context.get_world_rank(),
+                world_size=context.get_world_size(),
+            )
+    except CardError:
+        raise  # Ray starts the workers again, as long as `max_failures` allows
     except RaymrcnnError as error:
         ray.get(board.fail.remote(error))
         raise
@@ -188,10 +193,11 @@ def _polled(board: Any) -> Iterator[bool]:
 def _explained(error: BaseException) -> RaymrcnnError:
     """One line for what Ray Train raised."""
     workers = getattr(error, "worker_failures", {})
+    causes = [getattr(failure, "cause", None) or failure for failure in workers.values()]
+    told = [cause for cause in causes if isinstance(cause, RaymrcnnError)]
+    if told:  # the others only lost their peer
+        return told[0]
     for rank, failure in sorted(workers.items()):
-        cause = getattr(failure, "cause", None) or failure
-        if isinstance(cause, RaymrcnnError):
-            return cause
         lines = [line for line in str(failure).splitlines() if line.strip()]
         return RunError(
             f"worker {rank} failed: {lines[-1].strip() if lines else type(failure).__name__}",

@@ -1,0 +1,171 @@
+"""The main job on simulated MLU cards: one a worker, CNCL between them, the numbers of the CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import SETS, call, start, wait_until
+from fakes.conftest import simulator  # noqa: F401  (the fixture)
+from small import prepared, run_here
+
+pytestmark = [pytest.mark.ray, pytest.mark.mlu]
+SPLIT = "train2017"
+
+
+@pytest.fixture(scope="module")
+def cards(simulator: dict[str, str]) -> dict[str, str]:  # noqa: F811
+    """A host with four cards, and the strays that a shell may hold."""
+    return {**simulator, "TORCH_MLU_SIM_DEVICES": "4", "CUDA_VISIBLE_DEVICES": "0,1,2,3"}
+
+
+def train_words(data: Path, run: Path, *more: object) -> list[object]:
+    return ["train", "--data", data, "--recipe", "tiny", *SETS, "--set", "optim.max_iter=12",
+            "--set", "checkpoint.every=4", "--out", run, *more]  # fmt: skip
+
+
+def infer_words(data: Path, run: Path, out: Path, *more: object) -> list[object]:
+    return ["infer", "--data", data, "--split", SPLIT, "--weights", run, "--out", out,
+            "--batch-size", 4, *more]  # fmt: skip
+
+
+def losses(run: Path) -> dict[int, dict[str, float]]:
+    records = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    return {r["step"]: {k: v for k, v in r.items() if k.startswith("loss")} for r in records}
+
+
+def taken(log: Path) -> dict[int, set[int]]:
+    """The cards that each process took."""
+    found: dict[int, set[int]] = {}
+    for line in log.read_text().splitlines():
+        pid, card = map(int, line.split())
+        found.setdefault(pid, set()).add(card)
+    return found
+
+
+def require_one_card_each(log: Path, cards: set[int]) -> None:
+    used = list(taken(log).values())
+    assert all(len(one) == 1 for one in used), used
+    assert sorted(card for one in used for card in one) == sorted(cards), used
+
+
+def require_close(ours: Any, theirs: Any, within: float) -> None:
+    for key in theirs:
+        for name, value in theirs[key].items():
+            assert abs(ours[key][name] - value) <= within, (key, name, ours[key][name], value)
+
+
+@pytest.fixture(scope="module")
+def on_cpu(made_up: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same recipe in one process on the CPU."""
+    run = tmp_path_factory.mktemp("cpu") / "run"
+    run_here(prepared(made_up, run, "optim.max_iter=12", "checkpoint.every=4"))
+    return run
+
+
+@pytest.fixture(scope="module")
+def on_cards(
+    made_up: Path, cards: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Two workers on two of four cards."""
+    home = tmp_path_factory.mktemp("mlu")
+    env = {**cards, "TORCH_MLU_SIM_LOG": str(home / "log")}
+    done = call(*train_words(made_up, home / "run", "--workers", 2), env=env)
+    assert done["status"] == "complete"
+    return home / "run"
+
+
+def test_two_cards_give_the_losses_of_the_cpu(on_cards: Path, on_cpu: Path) -> None:
+    require_one_card_each(on_cards.parent / "log", {0, 1})
+    assert json.loads((on_cards / "run.json").read_text())["device"]["name"] == "mlu"
+    require_close(losses(on_cards), losses(on_cpu), 1e-4)
+
+
+def test_labelling_on_every_card_gives_the_scores_of_the_cpu(
+    made_up: Path, cards: dict[str, str], on_cards: Path, tmp_path: Path
+) -> None:
+    env = {**cards, "TORCH_MLU_SIM_LOG": str(tmp_path / "log"), "CN_VISIBLE_DEVICES": "2,1"}
+    ours = call(*infer_words(made_up, on_cards, tmp_path / "mlu"), env=env)
+    require_one_card_each(tmp_path / "log", {2, 1})  # as CN_VISIBLE_DEVICES allows
+    theirs = call(*infer_words(made_up, on_cards, tmp_path / "cpu", "--device", "cpu"))
+    assert ours["num_images"] == theirs["num_images"] == 32
+    kinds = ("bbox", "segm")
+    both = [json.loads((tmp_path / d / "scores.json").read_text()) for d in ("mlu", "cpu")]
+    require_close(*({kind: one[kind] for kind in kinds} for one in both), 1e-3)  # type: ignore[misc]
+    page = Path(call("report", on_cards, tmp_path / "mlu")["report"])
+    assert "mlu" in page.read_text()
+
+
+@pytest.mark.slow
+def test_a_killed_driver_goes_on_and_a_replaced_actor_takes_the_same_card(
+    made_up: Path, cards: dict[str, str], on_cards: Path, tmp_path: Path
+) -> None:
+    driver = start(*train_words(made_up, tmp_path / "run", "--workers", 2), env=cards)
+    wait_until(lambda: (tmp_path / "run/last").exists(), driver, 120)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait(30)
+    done = call(*train_words(made_up, tmp_path / "run", "--workers", 2), env=cards)
+    assert done["resumed_from"] >= 4
+    require_close(losses(tmp_path / "run"), losses(on_cards), 1e-4)
+
+    log, out = tmp_path / "log", tmp_path / "predictions"
+    env = {**cards, "TORCH_MLU_SIM_LOG": str(log)}
+    driver = start(*infer_words(made_up, on_cards, out, "--workers", 2, "--batch-size", 1), env=env)
+    wait_until(lambda: log.exists() and len(taken(log)) == 2, driver, 120)
+    victim = next(pid for pid, used in taken(log).items() if used == {1})
+    os.kill(victim, signal.SIGKILL)
+    output, _ = driver.communicate(timeout=200)
+    assert driver.returncode == 0, output
+    after = taken(log)
+    assert len(after) == 3, "the actor was replaced"
+    assert [used for pid, used in after.items()].count({1}) == 2
+
+
+@pytest.mark.slow
+def test_a_card_that_dies_is_named(made_up: Path, cards: dict[str, str], tmp_path: Path) -> None:
+    dead = tmp_path / "dead"
+    dead.mkdir()
+    env = {**cards, "TORCH_MLU_SIM_DEAD": str(dead)}
+    words = train_words(made_up, tmp_path / "run", "--workers", 2, "--set", "optim.max_iter=200")
+    driver = start(*words, env=env)
+    wait_until(lambda: (tmp_path / "run/last").exists(), driver, 120)
+    (dead / "1").touch()
+    output, _ = driver.communicate(timeout=300)
+    assert driver.returncode == 1, output
+    assert "mlu card 1 failed: CNRT error" in output
+    (dead / "1").unlink()
+    words = train_words(made_up, tmp_path / "run", "--workers", 2, "--set", "optim.max_iter=20")
+    assert call(*words, env=env)["status"] == "complete"
+
+
+@pytest.mark.slow
+def test_two_hosts_of_two_cards_each(
+    made_up: Path, cards: dict[str, str], on_cards: Path, tmp_path: Path
+) -> None:
+    """Two raylets on this machine, each with two cards of its own."""
+    env = {**cards, "TORCH_MLU_SIM_LOG": str(tmp_path / "log")}
+    script = Path(__file__).with_name("two_raylets.py")
+    cluster = subprocess.Popen(
+        [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True, env=env,
+    )  # fmt: skip
+    assert cluster.stdin is not None
+    assert cluster.stdout is not None
+    try:
+        address = cluster.stdout.readline().strip()
+        run, out = tmp_path / "run", tmp_path / "predictions"
+        call(*train_words(made_up, run, "--cluster", address), env=env)
+        require_one_card_each(tmp_path / "log", {0, 1, 2, 3})  # every card, without a flag
+        require_close(losses(run), losses(on_cards), 1e-4)
+        (tmp_path / "log").unlink()
+        call(*infer_words(made_up, on_cards, out, "--cluster", address), env=env)
+        require_one_card_each(tmp_path / "log", {0, 1, 2, 3})
+    finally:
+        cluster.stdin.close()
+        cluster.wait(60)
