@@ -29,7 +29,10 @@ def detectron_r101_fpn_1x() -> Recipe:
     """
     base = r101_fpn_1x()
     return replace(
-        base, name="detectron_r101_fpn_1x", model=replace(base.model, conventions="detectron")
+        base,
+        name="detectron_r101_fpn_1x",
+        model=replace(base.model, conventions="detectron"),
+        data=replace(base.data, mask_targets="outline"),
     )
 
 

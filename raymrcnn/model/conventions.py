@@ -94,7 +94,8 @@ class Conventions:
     mask_head_convs: int
     mask_paste: Literal["stretched", "sampled"]  # see paste.py
     # What the mask of an object is in a box, for training: RoIAlign of its bitmap, and if there is
-    # a threshold, 1 where it is reached. Both other programs draw polygons in the box instead.
+    # a threshold, 1 where it is reached. By default both other programs fill outlines in the box
+    # instead: `data.mask_targets` in a recipe.
     mask_target_aligned: bool
     mask_target_threshold: float | None
 
