@@ -20,8 +20,9 @@ from raymrcnn.config import Recipe
 from raymrcnn.data.coco import CocoIndex
 from raymrcnn.data.images import decode_image
 from raymrcnn.data.store import open_annotations
-from raymrcnn.device.accelerator import CPU, Accelerator, num_cards, pick
-from raymrcnn.errors import ConfigError, DataError, DeviceError, OutputError
+from raymrcnn.device.accelerator import CPU, pick
+from raymrcnn.device.choice.on_ray import chosen_cards, require_known_batch
+from raymrcnn.errors import ConfigError, DataError, OutputError
 from raymrcnn.infer.job import InferJob, load_predictor
 from raymrcnn.infer.job import prepare as prepare_infer
 from raymrcnn.infer.labeler import BlockSummary
@@ -29,7 +30,7 @@ from raymrcnn.infer.sink import image_ids, read_manifest
 from raymrcnn.recipes import recipe_named
 from raymrcnn.score.coco import Scores
 from raymrcnn.structures import Detections, ImageRef
-from raymrcnn.train.job import Resume, TrainJob, write_run_json
+from raymrcnn.train.job import PreparedJob, Resume, TrainJob, write_run_json
 from raymrcnn.train.job import prepare as prepare_train
 
 Path_ = Union[str, "os.PathLike[str]"]
@@ -65,6 +66,8 @@ def train(
     weights: str | None = None,
     resume: Resume = "auto",
     cluster: str | None = None,
+    accelerator: str | None = None,
+    force: bool = False,
     on_start: Callable[[TrainJob, int], None] | None = None,
     on_news: Callable[[dict[str, Any]], None] | None = None,
     stop: threading.Event | None = None,
@@ -80,6 +83,8 @@ def train(
         weights: initial weights: a file, a run folder or a torchvision weight name.
         resume: auto; never: refuse a folder with a run; must: refuse one without.
         cluster: HOST:PORT of a Ray cluster, or auto; None: this machine.
+        accelerator: only cards of this model, as MLU370-X8; None: any.
+        force: try a batch that the cards are known not to take.
         on_start: called with the job and the updates done before, once all input was checked.
         on_news: called with each metrics record, and with {"note": text}.
         stop: set it to have the run saved and ended.
@@ -87,18 +92,38 @@ def train(
     Raises:
         RaymrcnnError: see its kinds.
     """
+    with chosen_cards(device, workers, accelerator, cluster) as cards:
+        job = TrainJob(
+            recipe=recipe_named(recipe) if isinstance(recipe, str) else recipe,
+            data_root=storage.place(data),
+            run_dir=rundir.local_path(out, "--out"),
+            accelerator=cards.accelerator.name,
+            card_model=cards.model,
+            workers=cards.workers,
+            weights=_absolute(weights),
+        )
+        require_known_batch(cards, -(-job.recipe.optim.batch_size // cards.workers), force=force)
+        return _train(
+            job,
+            prepare_train(job, resume),
+            cluster=cluster,
+            on_start=on_start,
+            on_news=on_news or (lambda item: None),
+            stop=stop or threading.Event(),
+        )
+
+
+def _train(
+    job: TrainJob,
+    prepared: PreparedJob,
+    *,
+    cluster: str | None,
+    on_start: Callable[[TrainJob, int], None] | None,
+    on_news: Callable[[dict[str, Any]], None],
+    stop: threading.Event,
+) -> TrainResult:
     from raymrcnn.train.on_ray import run_training
 
-    accelerator = pick(device) if cluster is None else _named(device)
-    job = TrainJob(
-        recipe=recipe_named(recipe) if isinstance(recipe, str) else recipe,
-        data_root=storage.place(data),
-        run_dir=rundir.local_path(out, "--out"),
-        accelerator=accelerator.name,
-        workers=_num_workers(workers, accelerator, cluster),
-        weights=_absolute(weights),
-    )
-    prepared = prepare_train(job, resume)
     last = job.recipe.optim.max_iter
     if on_start is not None:
         on_start(job, prepared.start)
@@ -106,12 +131,7 @@ def train(
         return _train_result(job, prepared.start, "complete", prepared.start)
     with rundir.exclusive(job.run_dir):
         try:
-            step = run_training(
-                prepared,
-                cluster=cluster,
-                on_news=on_news or (lambda item: None),
-                stop=stop or threading.Event(),
-            )
+            step = run_training(prepared, cluster=cluster, on_news=on_news, stop=stop)
         except BaseException as error:
             with contextlib.suppress(OutputError):  # what went wrong first matters
                 kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -139,6 +159,8 @@ def infer(
     max_failures: int = -1,
     limit: int = 0,
     cluster: str | None = None,
+    accelerator: str | None = None,
+    force: bool = False,
     on_start: Callable[[int, int], None] | None = None,
     on_block: Callable[[BlockSummary], None] | None = None,
 ) -> InferResult:
@@ -160,6 +182,8 @@ def infer(
         max_failures: images that may fail before the job stops; -1: any number.
         limit: only the first so many images; 0: all.
         cluster: HOST:PORT of a Ray cluster, or auto; None: this machine.
+        accelerator: only cards of this model, as MLU370-S4; None: any.
+        force: try a batch that the cards are known not to take.
         on_start: called with the number of images and of those done before.
         on_block: called as each block of images is committed.
 
@@ -168,40 +192,42 @@ def infer(
     """
     from raymrcnn.infer.on_ray import run_inference
 
-    accelerator = pick(device) if cluster is None else _named(device)
-    prepared = prepare_infer(
-        InferJob(
-            weights=_absolute(weights) or weights,
-            out=rundir.local_path(out, "--out"),
-            data_root=None if data is None else rundir.local_path(data, "--data"),
-            split=split,
-            images=tuple(images),
-            score=score,
-            accelerator=accelerator.name,
-            workers=_num_workers(workers, accelerator, cluster),
-            batch_size=batch_size,
-            dtype=dtype,
-            score_threshold=score_threshold,
-            max_detections=max_detections,
-            max_failures=max_failures,
-            limit=limit,
+    with chosen_cards(device, workers, accelerator, cluster) as cards:
+        require_known_batch(cards, batch_size, force=force)
+        prepared = prepare_infer(
+            InferJob(
+                weights=_absolute(weights) or weights,
+                out=rundir.local_path(out, "--out"),
+                data_root=None if data is None else rundir.local_path(data, "--data"),
+                split=split,
+                images=tuple(images),
+                score=score,
+                accelerator=cards.accelerator.name,
+                card_model=cards.model,
+                workers=cards.workers,
+                batch_size=batch_size,
+                dtype=dtype,
+                score_threshold=score_threshold,
+                max_detections=max_detections,
+                max_failures=max_failures,
+                limit=limit,
+            )
         )
-    )
-    before = prepared.predictions
-    if on_start is not None:
-        done = sum(len(before.rows_of(block)) for block in before.done())
-        on_start(int(before.manifest["num_images"]), done)
-    with rundir.exclusive(before.folder):
-        after, scores = run_inference(
-            prepared, cluster=cluster, on_block=on_block or (lambda summary: None)
+        before = prepared.predictions
+        if on_start is not None:
+            done = sum(len(before.rows_of(block)) for block in before.done())
+            on_start(int(before.manifest["num_images"]), done)
+        with rundir.exclusive(before.folder):
+            after, scores = run_inference(
+                prepared, cluster=cluster, on_block=on_block or (lambda summary: None)
+            )
+        kept = after.folder / rundir.SCORES
+        return InferResult(
+            folder=after.folder,
+            manifest=after.manifest,
+            scores=scores or (rundir.read_json(kept) if kept.exists() else None),
+            already_done=before.complete and scores is None,
         )
-    kept = after.folder / rundir.SCORES
-    return InferResult(
-        folder=after.folder,
-        manifest=after.manifest,
-        scores=scores or (rundir.read_json(kept) if kept.exists() else None),
-        already_done=before.complete and scores is None,
-    )
 
 
 def predict(
@@ -321,40 +347,6 @@ def _truth(
 
 def _train_result(job: TrainJob, step: int, status: str, before: int) -> TrainResult:
     return TrainResult(run_dir=job.run_dir, step=step, status=status, resumed_from=before)
-
-
-def _named(device: str) -> Accelerator:
-    """The accelerator of a cluster, which this machine need not have."""
-    from raymrcnn.device.accelerator import ROWS
-
-    return pick(device) if device == "auto" or device not in ROWS else ROWS[device]
-
-
-def _num_workers(asked: int, accelerator: Accelerator, cluster: str | None) -> int:
-    if asked < 0:
-        raise ConfigError(f"{asked} is negative", where="--workers")
-    if cluster is not None:
-        return asked or _cards_of_cluster(accelerator, cluster)
-    if asked:
-        there = num_cards(accelerator)
-        if accelerator is not CPU and asked > there:
-            raise DeviceError(
-                f"{asked} workers need {asked} {accelerator.name} cards, and this machine has "
-                f"{there}",
-                where="--workers",
-                todo=f"ask for at most {there}, or join a cluster with --cluster",
-            )
-        return asked
-    return num_cards(accelerator)
-
-
-def _cards_of_cluster(accelerator: Accelerator, cluster: str) -> int:
-    from raymrcnn.device.on_ray import num_workers_possible, ray_session
-
-    if accelerator is CPU:
-        return 1
-    with ray_session(cluster, accelerator, 1):
-        return num_workers_possible(accelerator)
 
 
 def _absolute(weights: str | None) -> str | None:

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from raymrcnn import rundir
-from raymrcnn.cli.options import Cluster, Device, Json, Workers
+from raymrcnn.cli.options import CardModel, Cluster, Device, Force, Json, Workers
 from raymrcnn.cli.show import ProgressLine, duration, print_json, print_scores
 
 OLD_NAMES = {
@@ -80,6 +80,8 @@ def infer(
     workers: Workers = 0,
     device: Device = "auto",
     cluster: Cluster = None,
+    accelerator: CardModel = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Label a data set or any images; the same command run again goes on.
@@ -98,6 +100,7 @@ def infer(
         score=_scores(mode, data), batch_size=batch_size, dtype=dtype,
         score_threshold=score_threshold, max_detections=max_detections, max_failures=max_failures,
         limit=limit, workers=workers, device=device, cluster=cluster,
+        accelerator=accelerator, force=force,
     )  # fmt: skip
     if coco_json is not None:
         from raymrcnn.infer.export import write_coco_json

@@ -21,4 +21,13 @@ Cluster = Annotated[
         "Default: start Ray on this machine, or join RAY_ADDRESS where it is set.",
     ),
 ]
+CardModel = Annotated[
+    str | None,
+    typer.Option(
+        "--accelerator",
+        metavar="MODEL",
+        help="Only cards of this model, as MLU370-X8: of a cluster whose nodes are labelled.",
+    ),
+]
+Force = Annotated[bool, typer.Option(help="Try a batch that the cards are known not to take.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]

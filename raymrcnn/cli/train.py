@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from raymrcnn.cli.options import Cluster, Device, Json, Workers
+from raymrcnn.cli.options import CardModel, Cluster, Device, Force, Json, Workers
 from raymrcnn.cli.show import ProgressLine, duration, print_json, stop_on_signals
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ def train(
         ),
     ] = "auto",
     cluster: Cluster = None,
+    accelerator: CardModel = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Train on every card; the same command run again goes on.
@@ -72,7 +74,7 @@ def train(
         result = run(
             progress, stop.event, data=data, recipe=recipe, assignments=assignments or [],
             out=out or default_out(recipe, data), workers=workers, device=device, weights=weights,
-            resume=resume, cluster=cluster,
+            resume=resume, cluster=cluster, accelerator=accelerator, force=force,
         )  # fmt: skip
     if as_json:
         print_json({"run": str(result.run_dir), "step": result.step, "status": result.status,

@@ -95,14 +95,18 @@ def pick(name: str = "auto") -> Accelerator:
             todo=f"did you mean {near[0]}?" if near else f"choose auto, {', '.join(sorted(ROWS))}",
         )
     row = ROWS[name]
-    if num_cards(row) == 0:
-        reason = mlu.why_unavailable() if row is MLU else "torch sees no CUDA device here"
-        raise DeviceError(
-            f"no {name} device: {reason}",
-            where="--device",
-            todo="use --device auto or cpu, or install the driver",
-        )
-    return row
+    there = num_cards(row) > 0
+    if row is MLU:
+        reason = mlu.obstacle() or (None if there else mlu.why_unavailable())
+    else:
+        reason = None if there else "torch sees no CUDA device here"
+    if reason is None:
+        return row
+    raise DeviceError(
+        f"no {name} device: {reason}",
+        where="--device",
+        todo="use --device auto or cpu, or install the driver",
+    )
 
 
 def parse_dtype(name: str, accelerator: Accelerator, where: str = "--dtype") -> torch.dtype:

@@ -57,7 +57,7 @@ def ray_session(cluster: str | None, accelerator: Accelerator, workers: int) -> 
     import ray
 
     if ray.is_initialized():
-        _require_room(accelerator, workers)
+        _require_fit(accelerator, workers)
         yield
         return
     address = cluster or os.environ.get("RAY_ADDRESS")
@@ -69,7 +69,7 @@ def ray_session(cluster: str | None, accelerator: Accelerator, workers: int) -> 
         else:
             _start(accelerator, workers)
     try:
-        _require_room(accelerator, workers)
+        _require_fit(accelerator, workers)
         yield
     finally:
         ray.shutdown()
@@ -233,6 +233,14 @@ def _held_back_stderr() -> Iterator[None]:
             sys.stderr.flush()
             os.dup2(real, 2)
             os.close(real)
+
+
+def _require_fit(accelerator: Accelerator, workers: int) -> None:
+    _require_room(accelerator, workers)
+    if accelerator is MLU:
+        from raymrcnn.device.mlu_workers.on_ray import require_numbered_cards
+
+        require_numbered_cards()
 
 
 def _require_room(accelerator: Accelerator, workers: int) -> None:

@@ -30,6 +30,7 @@ class InferJob:
     images: tuple[str, ...] = ()  # folders, globs, lists and files
     score: bool = True  # against the annotations of the split, at the end
     accelerator: str = "cpu"
+    card_model: str | None = None  # only cards of this model; None: any
     workers: int = 1
     batch_size: int = 32
     dtype: str = "float32"

@@ -16,6 +16,7 @@ import numpy as np
 import ray
 
 from raymrcnn.device.accelerator import CPU, ROWS
+from raymrcnn.device.choice.on_ray import label_selector
 from raymrcnn.device.on_ray import quiet_loggers, ray_session, worker_device, worker_resources
 from raymrcnn.errors import RaymrcnnError, RunError
 from raymrcnn.infer.job import InferJob, PreparedInfer, load_predictor
@@ -132,6 +133,7 @@ def _summaries(prepared: PreparedInfer, pending: list[int]) -> Iterator[BlockSum
         num_cpus=resources["CPU"],
         num_gpus=resources.get("GPU"),
         resources={k: v for k, v in resources.items() if k not in ("CPU", "GPU")},
+        label_selector=label_selector(accelerator, job.card_model),
     )
     try:
         for row in labelled.iter_rows():

@@ -53,6 +53,7 @@ class TrainJob:
     data_root: Path | str  # a path, or a URI of a sharded data set
     run_dir: Path
     accelerator: str = "cpu"
+    card_model: str | None = None  # only cards of this model; None: any
     workers: int = 1
     weights: str | None = None  # initial weights; None: the recipe's `model.init`
 
@@ -141,7 +142,7 @@ def write_run_json(prepared: PreparedJob, status: str) -> None:
     document = {
         "recipe": job.recipe.to_json(),
         "versions": versions(),
-        "device": {"name": job.accelerator, "workers": job.workers},
+        "device": {"name": job.accelerator, "model": job.card_model, "workers": job.workers},
         "data": {
             "root": str(job.data_root),
             "train_split": job.recipe.data.train_split,

@@ -19,6 +19,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
 from ray.train.torch import TorchTrainer
 
 from raymrcnn.device.accelerator import ROWS
+from raymrcnn.device.choice.on_ray import label_selector
 from raymrcnn.device.on_ray import (
     CardError,
     card_errors,
@@ -96,8 +97,10 @@ def run_training(
             _worker,
             train_loop_config={"prepared": ray.put(prepared), "board": board},
             torch_config=torch_config(accelerator),
-            scaling_config=ScalingConfig(
-                num_workers=job.workers, resources_per_worker=worker_resources(accelerator)
+            scaling_config=ScalingConfig(  # type: ignore[call-arg]  # typed as Train V1's
+                num_workers=job.workers,
+                resources_per_worker=worker_resources(accelerator),
+                label_selector=label_selector(accelerator, job.card_model),
             ),
             run_config=RunConfig(
                 name=f"start-{uuid.uuid4().hex[:12]}",

@@ -160,10 +160,8 @@ def test_a_wrong_data_set_is_refused_with_the_place(
 def test_a_uri_is_no_path_yet(data: Path, small_run: Path) -> None:
     for command in (
         ["data", "synth", "--out", "s3://bucket/coco"],
-        ["data", "verify", "--data", "s3://bucket/coco"],
         ["demo", "--out", "s3://bucket/coco"],
         ["score", "s3://bucket/predictions"],
-        ["train", "--data", "s3://bucket/coco"],
         ["infer", "--data", "s3://bucket/coco", "--weights", small_run],
         train(data, "--out", "s3://bucket/run"),
         infer(data, small_run, "--out", "s3://bucket/run"),
@@ -390,11 +388,13 @@ def test_mlu_on_a_machine_without_it_is_one_line(
 @pytest.fixture
 def two_cards(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that says it has two CUDA cards and two MLUs."""
-    from raymrcnn import api
+    from raymrcnn.device import mlu
+    from raymrcnn.device.choice import on_ray as choice
 
     there = {CPU: 1, CUDA: 2, MLU: 2}
-    for module in (accelerator, api):
+    for module in (accelerator, choice):
         monkeypatch.setattr(module, "num_cards", there.__getitem__)
+    monkeypatch.setattr(mlu, "obstacle", lambda: None)
 
 
 @pytest.mark.usefixtures("two_cards")

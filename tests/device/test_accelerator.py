@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from raymrcnn.device import accelerator
+from raymrcnn.device import accelerator, mlu
 from raymrcnn.device.accelerator import CPU, CUDA, MLU, ROWS, Accelerator, parse_dtype, pick
 from raymrcnn.errors import ConfigError, DeviceError
 
@@ -35,7 +35,17 @@ def test_auto_takes_the_best_that_is_present(
 
 def test_a_name_is_taken_at_its_word(monkeypatch: pytest.MonkeyPatch) -> None:
     cards(monkeypatch, mlu=1, cuda=1)
+    monkeypatch.setattr(mlu, "obstacle", lambda: None)
     assert [pick(name) for name in ("cpu", "cuda", "mlu")] == [CPU, CUDA, MLU]
+
+
+def test_cards_that_cannot_be_used_are_refused_where_they_are_insisted_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cards(monkeypatch, mlu=1)
+    monkeypatch.setattr(mlu, "obstacle", lambda: "the driver is v4.1.0, and v4.20.6 is the oldest")
+    with pytest.raises(DeviceError, match="--device: no mlu device: the driver is v4.1.0"):
+        pick("mlu")
 
 
 @pytest.mark.parametrize("name", ["cuda", "mlu"])

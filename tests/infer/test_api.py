@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,7 @@ from PIL import Image
 
 import raymrcnn
 from raymrcnn import api
-from raymrcnn.device import on_ray
-from raymrcnn.device.accelerator import CPU, CUDA, MLU, Accelerator
-from raymrcnn.errors import ConfigError, DataError, DeviceError
+from raymrcnn.errors import DataError, DeviceError
 from raymrcnn.masks import rle_to_bitmap
 
 
@@ -94,32 +90,3 @@ def test_an_image_that_cannot_be_read_stops_a_prediction(small_run: Path, tmp_pa
         raymrcnn.predict([tmp_path / "a.jpg"], str(small_run), device="cpu")
     with pytest.raises(DeviceError, match="cpu cannot run float16"):
         raymrcnn.predict([], str(small_run), device="cpu", dtype="float16")
-
-
-@pytest.fixture
-def cluster_of_8_mlus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seen from a machine without any card."""
-
-    @contextlib.contextmanager
-    def session(cluster: str | None, row: Accelerator, workers: int) -> Iterator[None]:
-        if row is not MLU:
-            raise DeviceError("no such card in the cluster")
-        yield
-
-    monkeypatch.setattr(on_ray, "ray_session", session)
-    monkeypatch.setattr(on_ray, "num_workers_possible", lambda row: 8)
-    monkeypatch.setattr(api, "num_cards", lambda row: 1 if row is CPU else 0)
-
-
-@pytest.mark.usefixtures("cluster_of_8_mlus")
-def test_workers_are_counted_where_they_will_run() -> None:
-    assert api._num_workers(0, MLU, "head:6379") == 8
-    assert api._num_workers(3, MLU, "head:6379") == 3
-    assert api._num_workers(0, CPU, "head:6379") == 1
-    assert api._num_workers(5, CPU, None) == 5
-    with pytest.raises(DeviceError, match="no such card in the cluster"):
-        api._num_workers(0, CUDA, "head:6379")
-    with pytest.raises(DeviceError, match="2 workers need 2 mlu cards, and this machine has 0"):
-        api._num_workers(2, MLU, None)
-    with pytest.raises(ConfigError, match="--workers: -1 is negative"):
-        api._num_workers(-1, CPU, None)
