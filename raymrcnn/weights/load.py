@@ -27,10 +27,12 @@ from raymrcnn.weights.source import load_source
 
 _SHOWN = 3
 
+# By the conventions that they were trained with.
 IMAGENET = {
-    "resnet18": "ResNet18_Weights.IMAGENET1K_V1",
-    "resnet50": "ResNet50_Weights.IMAGENET1K_V1",
-    "resnet101": "ResNet101_Weights.IMAGENET1K_V1",
+    ("torchvision", "resnet18"): "ResNet18_Weights.IMAGENET1K_V1",
+    ("torchvision", "resnet50"): "ResNet50_Weights.IMAGENET1K_V1",
+    ("torchvision", "resnet101"): "ResNet101_Weights.IMAGENET1K_V1",
+    ("torchvision", "resnext101_32x8d"): "ResNeXt101_32X8D_Weights.IMAGENET1K_V1",
 }
 
 
@@ -98,7 +100,7 @@ def backbone_init(model: nn.Module, config: ModelConfig) -> LoadReport:
     """Fill the backbone's body with torchvision's ImageNet weights.
 
     Raises:
-        ConfigError: the backbone has group norms, for which there are none.
+        ConfigError: there are none for this norm, backbone and conventions.
         WeightError: they are not in torch hub's cache and cannot be fetched.
     """
     if config.norm != "frozen":
@@ -107,8 +109,16 @@ def backbone_init(model: nn.Module, config: ModelConfig) -> LoadReport:
             where="model.init",
             todo="--set model.norm=frozen, or --set model.init=scratch",
         )
+    name = IMAGENET.get((config.conventions, config.backbone))
+    if name is None:
+        raise ConfigError(
+            f"no ImageNet weights are known for {config.backbone} with the conventions "
+            f"of {config.conventions}",
+            where="model.init",
+            todo="give --weights FILE (R-50.pkl, R-101.pkl), or --set model.init=scratch",
+        )
     try:
-        source = load_source(IMAGENET[config.backbone])
+        source = load_source(name)
     except WeightError as error:
         raise WeightError(
             error.what, where=error.where, todo="give --weights FILE, or --set model.init=scratch"

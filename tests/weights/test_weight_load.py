@@ -155,3 +155,13 @@ def test_imagenet_weights_come_from_the_cache(
 def test_imagenet_weights_do_not_fit_group_norms() -> None:
     with pytest.raises(ConfigError, match="model.norm=frozen"):
         backbone_init(build_mask_rcnn(tiny().model, 3, 64, 64), tiny().model)
+
+
+@pytest.mark.parametrize("conventions", ["detectron", "detectron2"])
+def test_torchvisions_imagenet_weights_are_not_taken_for_other_conventions(
+    conventions: str,
+) -> None:
+    config = ModelConfig(backbone="resnet18", conventions=conventions)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="no ImageNet weights are known for resnet18") as caught:
+        backbone_init(build_mask_rcnn(config, 3, 64, 64), config)
+    assert "R-101.pkl" in caught.value.todo
