@@ -123,6 +123,11 @@ class CocoIndex:
         return self.columns.heights
 
     @property
+    def frequencies(self) -> dict[int, str]:
+        """LVIS's "r", "c" or "f" of each category, by id; empty where the file is not LVIS's."""
+        return self.columns.federation.frequencies if self.columns.federation else {}
+
+    @property
     def label_of_category(self) -> dict[int, int]:
         """Category ids to labels 1, 2, ... in the order of the ids; 0 is background."""
         return {category.id: k for k, category in enumerate(self.categories, start=1)}
@@ -193,21 +198,21 @@ class CocoIndex:
         """The images and their annotations as the plain dictionaries of the file.
 
         Numbers are those of the file to the last bit. A missing `iscrowd` becomes 0; a missing
-        `area` the number of pixels of the mask, or the area of the box where there is no mask; a
-        missing mask stays missing. Other fields of the file are not kept.
+        `area` the number of pixels of the mask, or the area of the box where there is no mask or a
+        malformed one; a missing mask stays missing. Other fields of the file are not kept.
         """
         images, annotations = [], []
+        federation = self.columns.federation
         for i in image_rows:
             image_id, height = int(self.image_ids[i]), int(self.heights[i])
             width = int(self.widths[i])
-            images.append(
-                {
-                    "id": image_id,
-                    "width": width,
-                    "height": height,
-                    "file_name": self.file_name(i),
-                }
-            )
+            image = {
+                "id": image_id,
+                "width": width,
+                "height": height,
+                "file_name": self.file_name(i),
+            }
+            images.append(image | (federation.of_image(i) if federation else {}))
             start, stop = self.first_annotation[i : i + 2].tolist()
             annotations += [self._coco_dict(j, image_id, height, width) for j in range(start, stop)]
         return images, annotations
@@ -267,7 +272,10 @@ class CocoIndex:
     def _area(self, entry: dict[str, Any], height: int, width: int) -> float:
         if not entry.get("segmentation"):
             return float(entry["bbox"][2] * entry["bbox"][3])
-        rle = segmentation_to_rle(entry["segmentation"], height, width, self.path)
+        try:
+            rle = segmentation_to_rle(entry["segmentation"], height, width, self.path)
+        except DataError:  # whoever uses the mask will say so
+            return float(entry["bbox"][2] * entry["bbox"][3])
         return float(rle_areas([rle], height, width, self.path)[0])
 
     def _maskless(self, rows: _Ints) -> DataError:

@@ -35,14 +35,19 @@ _RELEASE_BYTES = 1 << 24
 
 class _Image(msgspec.Struct, gc=False):
     id: _Id
-    file_name: str
     width: _Length
     height: _Length
+    file_name: str = ""
+    # LVIS's; its file names are the last two parts of the URL.
+    coco_url: str = ""
+    neg_category_ids: list[_Id] = []
+    not_exhaustive_category_ids: list[_Id] = []
 
 
 class _Category(msgspec.Struct, gc=False):
     id: _Id
     name: str
+    frequency: str = ""  # LVIS's
 
 
 class _File(msgspec.Struct):
@@ -101,6 +106,26 @@ class Segmentations:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Federation:
+    """What LVIS says besides: which categories each image was searched for."""
+
+    frequencies: dict[int, str]  # "r", "c" or "f" by category id
+    negative: npt.NDArray[np.int64]  # category ids of which an image has none
+    negative_ends: npt.NDArray[np.int64]  # [num_images + 1] in `negative`
+    partial: npt.NDArray[np.int64]  # category ids of which not all objects are annotated
+    partial_ends: npt.NDArray[np.int64]  # [num_images + 1] in `partial`
+
+    def of_image(self, i: int) -> dict[str, list[int]]:
+        """The fields of image i as in the file."""
+        a, b = self.negative_ends[i : i + 2]
+        c, d = self.partial_ends[i : i + 2]
+        return {
+            "neg_category_ids": self.negative[a:b].tolist(),
+            "not_exhaustive_category_ids": self.partial[c:d].tolist(),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Columns:
     """Everything that an annotation file says, in the order of the file."""
 
@@ -118,6 +143,7 @@ class Columns:
     areas: npt.NDArray[np.float64]  # NaN where the file gives none
     boxes: npt.NDArray[np.float64]  # [num_annotations, 4] x, y, width, height
     segmentations: Segmentations
+    federation: Federation | None = None  # where the file is LVIS's
 
 
 def read_columns(path: Path) -> Columns:
@@ -143,7 +169,7 @@ def read_columns(path: Path) -> Columns:
     fingerprint = hashlib.sha256(content).hexdigest()
     builder = _Builder()
     builder.add_all(document.annotations, path, content)
-    names = [image.file_name.encode() for image in document.images]
+    names = [_file_name(image, i, path).encode() for i, image in enumerate(document.images)]
     return Columns(
         fingerprint=fingerprint,
         category_table=tuple((c.id, c.name) for c in document.categories),
@@ -159,6 +185,34 @@ def read_columns(path: Path) -> Columns:
         areas=_array(builder.areas),
         boxes=_array(builder.boxes).reshape(-1, 4),
         segmentations=builder.segmentations(),
+        federation=_federation(document),
+    )
+
+
+def _file_name(image: _Image, position: int, path: Path) -> str:
+    name = image.file_name or "/".join(image.coco_url.split("/")[-2:])
+    if not name:
+        raise DataError(
+            f"not a COCO annotation file: images[{position}]: object missing required field "
+            "`file_name`",
+            where=str(path),
+            todo="copy or export the file again",
+        )
+    return name
+
+
+def _federation(document: _File) -> Federation | None:
+    frequencies = {c.id: c.frequency for c in document.categories}
+    if not frequencies or not set(frequencies.values()) <= {"r", "c", "f"}:
+        return None
+    negative = [image.neg_category_ids for image in document.images]
+    partial = [image.not_exhaustive_category_ids for image in document.images]
+    return Federation(
+        frequencies=frequencies,
+        negative=_column((k for ids in negative for k in ids), np.int64),
+        negative_ends=np.cumsum([0, *map(len, negative)], dtype=np.int64),
+        partial=_column((k for ids in partial for k in ids), np.int64),
+        partial_ends=np.cumsum([0, *map(len, partial)], dtype=np.int64),
     )
 
 

@@ -23,6 +23,7 @@ Sizes = dict[int, tuple[int, int]]  # image id: height, width
 
 _TRUTH_FIELDS = ("id", "image_id", "category_id", "bbox", "area")
 _TODO_TRUTH = "run `raymrcnn data verify` to list what is malformed"
+_TODO_MASK = f"{_TODO_TRUTH}, or score with --skip-bad-annotations"
 _TODO_IDS = "score with the annotations of the images that were predicted"
 
 
@@ -46,12 +47,36 @@ def check_truth(annotations: Entries, sizes: Sizes, where: str) -> None:
             )
 
 
-def truth_with_masks(annotations: Entries, sizes: Sizes, where: str) -> list[dict[str, Any]]:
+def truth_with_masks(
+    annotations: Entries, sizes: Sizes, where: str, skipped: list[int] | None = None
+) -> list[dict[str, Any]]:
     """The annotations, ready to be matched by mask; what is not plain becomes compressed RLE.
+
+    Args:
+        annotations: that `check_truth` took.
+        sizes: of the images.
+        where: of the file.
+        skipped: gets the ids of annotations without a usable mask, which are left out; None:
+            refuse them.
 
     Raises:
         DataError: an annotation has no mask, or a malformed one.
     """
+    try:
+        return _truth_with_masks(annotations, sizes, where)
+    except DataError as error:
+        if skipped is None:
+            raise DataError(error.what, where=error.where, todo=_TODO_MASK) from None
+    usable = []
+    for annotation in annotations:
+        try:
+            usable += _truth_with_masks([annotation], sizes, where)
+        except DataError:
+            skipped.append(annotation["id"])
+    return usable
+
+
+def _truth_with_masks(annotations: Entries, sizes: Sizes, where: str) -> list[dict[str, Any]]:
     compressed, outlined, others = [], [], []
     for i, annotation in enumerate(annotations):
         mask = annotation.get("segmentation")

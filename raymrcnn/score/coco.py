@@ -15,54 +15,29 @@ This module refuses to read files (`files`) and to know Ray (`on_ray`).
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import hotcoco
 import numpy as np
 import numpy.typing as npt
 
-from raymrcnn.score import check
+from raymrcnn.score import check, lvis
+from raymrcnn.score.breakdown import breakdown
+from raymrcnn.score.matching import ImageInput, Records, match_image
+from raymrcnn.score.scores import LVIS_METRICS, METRICS, Scores, numbers
+from raymrcnn.score.scores import curves as curves_of
 from raymrcnn.structures import Category
 
+__all__ = ["IOU_TYPES", "LVIS_METRICS", "METRICS", "Matcher", "Scores", "match_shard", "merge"]
+
 IOU_TYPES = ("bbox", "segm")
-METRICS = (
-    *("AP", "AP50", "AP75", "APs", "APm", "APl"),
-    *("AR1", "AR10", "AR100", "ARs", "ARm", "ARl"),
-)
 _COUNTS = "counts"
-_IOU_50, _IOU_75 = 0, 5  # places among .50, .55, ..., .95
-_MAX_DETECTIONS = {"1": 0, "10": 1, "100": 2}
-_AREAS = {"": 0, "s": 1, "m": 2, "l": 3}
-
+_RECORDS = "records-"  # and the type: a key of a state
 Array = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scores:
-    """What an evaluation found; -1 where there is no ground truth to say."""
-
-    metrics: dict[str, dict[str, float]]  # "bbox", "segm": METRICS in order
-    per_category: dict[str, list[dict[str, Any]]]  # category_id, name, num_objects, METRICS
-    # "recall": [101]; "precision": {"0.50", "0.75"}: [101] each, mean over categories;
-    # "per_category": {"0.50": {category id: [101]}}, to four digits.
-    precision_recall: dict[str, dict[str, Any]]
-    num_images: int
-    num_detections: int
-    num_objects: int  # crowds not counted
-
-    def to_json(self) -> dict[str, Any]:
-        """The document of `scores.json`."""
-        return {
-            **self.metrics,
-            "per_category": self.per_category,
-            "precision_recall": self.precision_recall,
-            "num_images": self.num_images,
-            "num_detections": self.num_detections,
-            "num_objects": self.num_objects,
-        }
+Entries = list[dict[str, Any]]
+Found = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Array]
 
 
 class Matcher:
@@ -71,15 +46,34 @@ class Matcher:
     Args:
         categories: all of them, the same for all states that will be merged.
         iou_types: "bbox", "segm" or both.
+        detail: keep records of single detections too, for `Scores.detail` and `records_of`.
+        skip_bad: leave annotations whose mask is missing or malformed out of what is matched by
+            mask (their boxes count), and list them in `Scores.skipped`, instead of refusing.
+        frequencies: "r", "c" or "f" of each category: score as LVIS does, not as COCO.
     """
 
     def __init__(
-        self, categories: Sequence[Category], iou_types: Sequence[str] = IOU_TYPES
+        self,
+        categories: Sequence[Category],
+        iou_types: Sequence[str] = IOU_TYPES,
+        *,
+        detail: bool = False,
+        skip_bad: bool = False,
+        frequencies: Mapping[int, str] | None = None,
     ) -> None:
         assert set(iou_types) <= set(IOU_TYPES)
         self._categories = {c.id: c.name for c in categories}
-        listed = [{"id": c.id, "name": c.name} for c in categories]
-        self._matchers = {kind: hotcoco.StreamingEval(listed, kind) for kind in iou_types}
+        self._frequencies = dict(frequencies or {})
+        listed: Entries = [{"id": c.id, "name": c.name} for c in categories]
+        if self._frequencies:
+            listed = [{**c, "frequency": self._frequencies[c["id"]]} for c in listed]
+        self._matchers = {
+            kind: hotcoco.StreamingEval(listed, kind, lvis_style=bool(self._frequencies))
+            for kind in iou_types
+        }
+        self._records: dict[str, list[Records]] = {k: [] for k in iou_types if detail}
+        self._place = {k: i for i, k in enumerate(sorted(self._categories))}
+        self._skipped: list[int] | None = [] if skip_bad else None
         self._num_images = self._num_detections = 0
         self._objects: Counter[int] = Counter()
 
@@ -109,27 +103,85 @@ class Matcher:
         found = check.check_detections(detections, sizes, set(self._categories), where)
         if "bbox" in self._matchers:
             boxes = check.boxes_of(detections, where)
+            kept = self._judged(images, annotations, found, boxes[:, 2] * boxes[:, 3])
+            chosen, boxes = _chosen(found, kept), boxes[kept]
             self._matchers["bbox"].update(
-                images, [_without_mask(a) for a in annotations], _as_table(found, boxes)
+                images, [_without_mask(a) for a in annotations], _as_table(chosen, boxes)
             )
+            self._record("bbox", images, annotations, chosen, boxes)
         if "segm" in self._matchers:
-            masked = check.truth_with_masks(annotations, sizes, truth)
+            masked = check.truth_with_masks(annotations, sizes, truth, self._skipped)
             check.check_masks(detections, sizes, where)
-            self._matchers["segm"].update(images, masked, [_without_box(d) for d in detections])
+            masks = [d["segmentation"] for d in detections]
+            kept = self._judged(images, annotations, found, _mask_areas(masks))
+            boxless = [_without_box(detections[i]) for i in kept]
+            self._matchers["segm"].update(images, masked, boxless)
+            shapes = [masks[i] for i in kept]
+            self._record("segm", images, masked, _chosen(found, kept), shapes)
         self._num_images += len(images)
         self._num_detections += len(detections)
         self._objects.update(a["category_id"] for a in annotations if not a.get("iscrowd"))
 
     def state(self) -> dict[str, bytes]:
-        """What was found so far, to be given to `merge`; about 400 bytes an image and type."""
+        """What was found so far, to be given to `merge`.
+
+        About 400 bytes an image and type, and with detail 45 a detection and type.
+        """
         counts = {
             "categories": list(self._categories.items()),
             "num_images": self._num_images,
             "num_detections": self._num_detections,
             "objects": list(self._objects.items()),
+            "skipped": self._skipped or [],
+            "frequencies": list(self._frequencies.items()),
         }
         states = {kind: matcher.to_bytes() for kind, matcher in self._matchers.items()}
+        for kind, records in self._records.items():
+            empty = [] if records else [_no_records()]
+            states[_RECORDS + kind] = Records.join(records + empty).to_bytes()
         return {**states, _COUNTS: json.dumps(counts).encode()}
+
+    def _judged(
+        self, images: Entries, annotations: Entries, found: Found, areas: Array
+    ) -> npt.NDArray[np.int64]:
+        """The places of the detections to match: all of them, but for LVIS."""
+        if not self._frequencies:
+            return np.arange(len(areas))
+        # lvis-api never sees a detection without area.
+        return np.flatnonzero(lvis.judged(images, annotations, *found) & (areas > 0))
+
+    def _record(
+        self, kind: str, images: Entries, annotations: Entries, found: Found, shapes: Any
+    ) -> None:
+        """Match each image once more, keeping what became of each detection."""
+        if kind not in self._records:
+            return
+        image_ids, category_ids, scores = found
+        of_image: dict[int, list[int]] = defaultdict(list)
+        for i, image_id in enumerate(image_ids.tolist()):
+            of_image[image_id].append(i)
+        truth_of: dict[int, Entries] = defaultdict(list)
+        for annotation in annotations:
+            truth_of[annotation["image_id"]].append(annotation)
+        places = np.array([self._place[k] for k in category_ids.tolist()], np.int32)
+        partly = lvis.not_exhaustive(images) if self._frequencies else {}
+        for image in images:
+            mine, truth = of_image.get(image["id"], []), truth_of.get(image["id"], [])
+            overlaps, areas = _overlaps(kind, [shapes[i] for i in mine], truth, image)
+            given = ImageInput(
+                image_id=image["id"],
+                overlaps=overlaps,
+                categories=places[mine],
+                scores=scores[mine],
+                areas=areas,
+                true_categories=np.array([self._place[a["category_id"]] for a in truth], np.int32),
+                true_areas=np.array([a["area"] for a in truth], np.float64),
+                crowds=np.array([bool(a.get("iscrowd")) for a in truth], np.bool_),
+                num_categories=len(self._place),
+                lenient=np.isin(category_ids[mine], list(partly.get(image["id"], ()))),
+                most=lvis.MAX_DETECTIONS if self._frequencies else 100,
+            )
+            self._records[kind].append(match_image(given))
 
 
 def match_shard(
@@ -149,11 +201,19 @@ def merge(states: Iterable[dict[str, bytes]]) -> Scores:
     """The scores of all images of all states, of which no two may have an image in common."""
     shards = list(states)
     assert shards
+    category_ids = _category_ids(shards[0])
+    detail = {
+        kind: breakdown(records_of(shards, kind), category_ids)
+        for kind in IOU_TYPES
+        if _RECORDS + kind in shards[0]
+    }
     counts = [json.loads(shard[_COUNTS]) for shard in shards]
     objects: Counter[int] = Counter()
     for count in counts:
         objects.update(dict(count["objects"]))
     categories = [(k, name) for k, name in sorted(counts[0]["categories"])]
+    frequencies = dict(counts[0]["frequencies"])
+    groups = [frequencies.get(k, "") for k, _ in categories]
     metrics, per_category, curves = {}, {}, {}
     for kind in (k for k in IOU_TYPES if k in shards[0]):
         merged = hotcoco.StreamingEval.merge(
@@ -163,17 +223,18 @@ def merge(states: Iterable[dict[str, bytes]]) -> Scores:
         arrays: Any = merged.eval
         precision = np.asarray(arrays["precision"])  # [10, 101, categories, 4, 3]
         recall = np.asarray(arrays["recall"])  # [10, categories, 4, 3]
-        metrics[kind] = _twelve(precision, recall)
+        metrics[kind] = numbers(precision, recall, groups)
         per_category[kind] = [
             {
                 "category_id": k,
                 "name": name,
                 "num_objects": objects[k],
-                **_twelve(precision[:, :, [i]], recall[:, [i]]),
+                **({"frequency": groups[i]} if groups[i] else {}),
+                **numbers(precision[:, :, [i]], recall[:, [i]], groups[i : i + 1]),
             }
             for i, (k, name) in enumerate(categories)
         ]
-        curves[kind] = _curves(precision[..., 0, 2], [k for k, _ in categories])
+        curves[kind] = curves_of(precision[..., 0, -1], [k for k, _ in categories])
     return Scores(
         metrics=metrics,
         per_category=per_category,
@@ -181,39 +242,69 @@ def merge(states: Iterable[dict[str, bytes]]) -> Scores:
         num_images=sum(count["num_images"] for count in counts),
         num_detections=sum(count["num_detections"] for count in counts),
         num_objects=objects.total(),
+        detail=detail,
+        skipped=sorted(i for count in counts for i in count["skipped"]),
     )
 
 
-def _twelve(precision: Array, recall: Array) -> dict[str, float]:
-    """COCO's twelve numbers; means are taken over the same values in the same order."""
-    found = {}
-    for name in METRICS:
-        kind, rest = name[:2], name[2:]
-        area = _AREAS.get(rest, 0)
-        if kind == "AP":
-            values = precision[..., area, 2]
-            values = values[{"50": [_IOU_50], "75": [_IOU_75]}.get(rest, slice(None))]
-        else:
-            values = recall[..., area, _MAX_DETECTIONS.get(rest, 2)]
-        known = values[values > -1]
-        found[name] = float(np.mean(known)) if len(known) else -1.0
-    return found
+def records_of(states: Sequence[dict[str, bytes]], kind: str) -> Records:
+    """The records of all images of states that were made with detail, for one type."""
+    return Records.join([Records.from_bytes(state[_RECORDS + kind]) for state in states])
 
 
-def _curves(precision: Array, category_ids: list[int]) -> dict[str, Any]:
-    """Precision over recall, of [10, 101, categories]."""
-    known = precision[_IOU_50, 0] > -1
-    mean = {
-        name: precision[i][:, known].mean(axis=1).tolist() if known.any() else [-1.0] * 101
-        for name, i in (("0.50", _IOU_50), ("0.75", _IOU_75))
-    }
-    single = {
-        str(k): precision[_IOU_50, :, i].round(4).tolist()
-        for i, k in enumerate(category_ids)
-        if known[i]
-    }
-    recall = np.linspace(0, 1, 101).round(2).tolist()
-    return {"recall": recall, "precision": mean, "per_category": {"0.50": single}}
+def _category_ids(state: dict[str, bytes]) -> list[int]:
+    return sorted(k for k, _ in json.loads(state[_COUNTS])["categories"])
+
+
+def _overlaps(
+    kind: str, shapes: list[Any], truth: Entries, image: dict[str, Any]
+) -> tuple[Array, Array]:
+    """IoU of detections with annotations (with a crowd: the share inside it), and areas."""
+    crowds = [bool(a.get("iscrowd")) for a in truth]
+    if kind == "bbox":
+        boxes = np.array(shapes, np.float64).reshape(-1, 4)
+        true_boxes = np.array([a["bbox"] for a in truth], np.float64).reshape(-1, 4)
+        return hotcoco.primitives.bbox_iou(boxes, true_boxes, crowds), boxes[:, 2] * boxes[:, 3]
+    areas = _mask_areas(shapes)
+    if not shapes or not truth:
+        return np.zeros((len(shapes), len(truth))), areas
+    masks = [_run_lengths(a["segmentation"], image) for a in truth]
+    return hotcoco.primitives.mask_iou(shapes, masks, crowds), areas
+
+
+def _mask_areas(masks: list[Any]) -> Array:
+    return np.array(hotcoco.mask.area(masks) if masks else [], np.float64)
+
+
+def _chosen(found: Found, kept: npt.NDArray[np.int64]) -> Found:
+    image_ids, category_ids, scores = found
+    return image_ids[kept], category_ids[kept], scores[kept]
+
+
+def _run_lengths(mask: Any, image: dict[str, Any]) -> Any:
+    if isinstance(mask, dict):
+        return mask
+    return hotcoco.mask.merge(hotcoco.mask.fr_py_objects(mask, image["height"], image["width"]))
+
+
+def _no_records() -> Records:
+    """Those of no image."""
+    none, places = np.zeros(0), np.zeros(0, np.int32)
+    return match_image(
+        ImageInput(
+            image_id=0,
+            overlaps=np.zeros((0, 0)),
+            categories=places,
+            scores=none,
+            areas=none,
+            true_categories=places,
+            true_areas=none,
+            crowds=none.astype(np.bool_),
+            num_categories=0,
+            lenient=none.astype(np.bool_),
+            most=1,
+        )
+    )
 
 
 def _as_table(found: tuple[Any, Any, Any], boxes: Array) -> Any:

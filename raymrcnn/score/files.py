@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,12 +35,31 @@ State = dict[str, bytes]
 _IMAGES_AT_ONCE = 256
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """How to match; what `Matcher` says of each."""
+
+    iou_types: Sequence[str] = IOU_TYPES
+    detail: bool = False
+    skip_bad: bool = False
+
+    def matcher(self, truth: GroundTruth) -> Matcher:
+        """A new matcher for the categories of a ground truth."""
+        return Matcher(
+            truth.categories,
+            self.iou_types,
+            detail=self.detail,
+            skip_bad=self.skip_bad,
+            frequencies=truth.frequencies,
+        )
+
+
 def score_parts(
     paths: Sequence[Path],
     truth: GroundTruth,
     *,
     images: Images = "all",
-    iou_types: Sequence[str] = IOU_TYPES,
+    asked: Asked = Asked(),  # noqa: B008 (frozen)
 ) -> Scores:
     """The scores of parquet files that `raymrcnn infer` wrote.
 
@@ -47,9 +67,9 @@ def score_parts(
         DataError: a file cannot be read, an image comes twice or is unknown, or a detection or an
             annotation is malformed.
     """
-    state, found = match_parts(paths, truth, iou_types)
+    state, found = match_parts(paths, truth, asked)
     refuse_repeated(found, str(paths[0].parent) if paths else "predictions")
-    rest = match_undetected(undetected(truth, found, images), truth, iou_types)
+    rest = match_undetected(undetected(truth, found, images), truth, asked)
     return merge([state, rest])
 
 
@@ -70,10 +90,10 @@ def part_files(folder: Path) -> list[Path]:
 
 
 def match_parts(
-    paths: Iterable[Path], truth: GroundTruth, iou_types: Sequence[str]
+    paths: Iterable[Path], truth: GroundTruth, asked: Asked
 ) -> tuple[State, Ints]:
     """The state of the images in some files, and their ids in the order of the files."""
-    matcher = Matcher(truth.categories, iou_types)
+    matcher = asked.matcher(truth)
     found = [np.zeros(0, np.int64)]
     for path in paths:
         for table in _tables(path):
@@ -87,9 +107,9 @@ def match_parts(
     return matcher.state(), np.concatenate(found)
 
 
-def match_undetected(rows: Ints, truth: GroundTruth, iou_types: Sequence[str]) -> State:
+def match_undetected(rows: Ints, truth: GroundTruth, asked: Asked) -> State:
     """The state of images, given by their rows, in which nothing was detected."""
-    matcher = Matcher(truth.categories, iou_types)
+    matcher = asked.matcher(truth)
     for i in range(0, len(rows), _IMAGES_AT_ONCE):
         matcher.update(*truth.to_coco_dicts(rows[i : i + _IMAGES_AT_ONCE]), [], truth=truth.path)
     return matcher.state()
@@ -150,14 +170,34 @@ def score_coco_json(
     *,
     images: Literal["all", "predicted"] = "all",
     iou_types: Sequence[str] | None = None,
+    detail: bool = False,
+    skip_bad: bool = False,
 ) -> Scores:
-    """The scores of a COCO results file: a list of image_id, category_id, score and bbox or mask.
+    """The scores of a COCO results file; arguments and errors as of `match_coco_json`."""
+    state, _ = match_coco_json(
+        truth, path, images=images, iou_types=iou_types, detail=detail, skip_bad=skip_bad
+    )
+    return merge([state])
+
+
+def match_coco_json(
+    truth: GroundTruth,
+    path: Path,
+    *,
+    images: Literal["all", "predicted"] = "all",
+    iou_types: Sequence[str] | None = None,
+    detail: bool = False,
+    skip_bad: bool = False,
+) -> tuple[State, Ints]:
+    """The state and image ids of a COCO results file: a list of image_id, category_id, score and bbox or mask.
 
     Args:
         truth: the ground truth.
         path: of the results file.
         images: "all", or "predicted" for those that the file names.
         iou_types: what to score; by default what all results have.
+        detail: see `Matcher`.
+        skip_bad: see `Matcher`.
 
     Raises:
         DataError: the file cannot be read or is malformed, or as `score_parts`.
@@ -169,7 +209,8 @@ def score_coco_json(
         of_image[result.image_id].append(result)
     predicted = rows_of(truth, sorted(of_image), str(path))
     rows = np.arange(len(truth.image_ids)) if images == "all" else predicted
-    matcher = Matcher(truth.categories, kinds)
+    asked = Asked(iou_types=kinds, detail=detail, skip_bad=skip_bad)
+    matcher = asked.matcher(truth)
     for i in range(0, max(1, len(rows)), _IMAGES_AT_ONCE):
         listed, annotations = truth.to_coco_dicts(rows[i : i + _IMAGES_AT_ONCE])
         detections = [
@@ -178,7 +219,7 @@ def score_coco_json(
             for result in of_image.get(image["id"], ())
         ]
         matcher.update(listed, annotations, detections, str(path), truth.path)
-    return merge([matcher.state()])
+    return matcher.state(), truth.image_ids[rows]
 
 
 def _read_results(path: Path) -> list[_Result]:

@@ -16,8 +16,9 @@ import numpy as np
 import ray
 
 from raymrcnn.errors import RaymrcnnError
-from raymrcnn.score.coco import IOU_TYPES, Scores, merge
+from raymrcnn.score.coco import Scores, merge
 from raymrcnn.score.files import (
+    Asked,
     Images,
     State,
     match_parts,
@@ -38,18 +39,34 @@ def score_predictions(
     truth: GroundTruth,
     *,
     images: Images = "all",
-    iou_types: Sequence[str] = IOU_TYPES,
+    asked: Asked = Asked(),  # noqa: B008 (frozen)
     max_tasks: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
-    """The scores of a predictions folder, matched in Ray tasks of one CPU each.
+    """The scores of a predictions folder; arguments and errors as of `match_predictions`."""
+    states, _ = match_predictions(
+        folder, truth, images=images, asked=asked, max_tasks=max_tasks, progress=progress
+    )
+    return merge(states)
+
+
+def match_predictions(
+    folder: Path,
+    truth: GroundTruth,
+    *,
+    images: Images = "all",
+    asked: Asked = Asked(),  # noqa: B008 (frozen)
+    max_tasks: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[list[State], Ints]:
+    """The states and image ids of a predictions folder, matched in Ray tasks of one CPU each.
 
     Args:
         folder: with `part-*.parquet`, at the same path on all nodes.
         truth: the ground truth; it is pickled once.
         images: which count: "all" of the ground truth, those "predicted" that have a row, or
             those of these ids (int64); without a row, an image has no detections.
-        iou_types: "bbox", "segm" or both.
+        asked: how to match.
         max_tasks: how many run at a time; by default one for each CPU of the cluster.
         progress: called with the number of files that are done, and of all.
 
@@ -66,7 +83,7 @@ def score_predictions(
     states: list[State] = []
     found: list[Ints] = []
     done = 0
-    calls = ((group, truth_ref, tuple(iou_types)) for group in groups)
+    calls = ((group, truth_ref, asked) for group in groups)
     for state, ids, num_files in _run(_match_parts, calls, at_once):
         states.append(state)
         found.append(ids)
@@ -77,24 +94,24 @@ def score_predictions(
     refuse_repeated(predicted, str(folder))
     rows = undetected(truth, predicted, images)
     pieces = [rows[i : i + _UNDETECTED_AT_ONCE] for i in range(0, len(rows), _UNDETECTED_AT_ONCE)]
-    empty = ((piece, truth_ref, tuple(iou_types)) for piece in pieces)
+    empty = ((piece, truth_ref, asked) for piece in pieces)
     states.extend(_run(_match_undetected, empty, at_once))
-    return merge(states)
+    return states, np.concatenate([predicted, truth.image_ids[rows]])
 
 
 @ray.remote(num_cpus=1)
 def _match_parts(
-    paths: Sequence[Path], truth: GroundTruth, iou_types: Sequence[str]
+    paths: Sequence[Path], truth: GroundTruth, asked: Asked
 ) -> tuple[State, Ints, int]:
     _one_thread()
-    state, ids = match_parts(paths, truth, iou_types)
+    state, ids = match_parts(paths, truth, asked)
     return state, ids, len(paths)
 
 
 @ray.remote(num_cpus=1)
-def _match_undetected(rows: Ints, truth: GroundTruth, iou_types: Sequence[str]) -> State:
+def _match_undetected(rows: Ints, truth: GroundTruth, asked: Asked) -> State:
     _one_thread()
-    return match_undetected(rows, truth, iou_types)
+    return match_undetected(rows, truth, asked)
 
 
 def _one_thread() -> None:

@@ -6,7 +6,7 @@ have, and names them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,6 +30,10 @@ class GroundTruth(Protocol):
         """All categories, whether or not an annotation names them."""
 
     @property
+    def frequencies(self) -> Mapping[int, str]:
+        """LVIS's "r", "c" or "f" of each category, by id; empty where it is not LVIS's."""
+
+    @property
     def image_ids(self) -> Ints:
         """int64 [num_images], the id of each row."""
 
@@ -39,7 +43,10 @@ class GroundTruth(Protocol):
     def to_coco_dicts(
         self, image_rows: Sequence[int] | Ints
     ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Images (id, height, width) and annotations as COCO's dictionaries, `area` included."""
+        """Images (id, height, width) and annotations as COCO's dictionaries, `area` included.
+
+        Images of LVIS have `neg_category_ids` and `not_exhaustive_category_ids` besides.
+        """
 
 
 def rows_of(truth: GroundTruth, image_ids: npt.ArrayLike, where: str) -> Ints:

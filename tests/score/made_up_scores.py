@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Truth:
     annotations: Entries
     names: Sequence[tuple[int, str]]
     path: str = "made-up.json"
+    frequencies: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def categories(self) -> tuple[Category, ...]:

@@ -1,0 +1,123 @@
+"""Two runs on the same images: how much better one is, and how sure that is.
+
+Images are drawn anew with replacement, the same for both runs, and the scores of both computed
+from what was drawn: the spread of their difference is that of an evaluation on other images of the
+same kind. This module refuses runs that were scored on different images, and says nothing of
+another training run with another seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from raymrcnn.score.matching import AREAS, Floats, Ints, Records
+from raymrcnn.score.precision import PrecisionTable, summary
+from raymrcnn.structures import Category
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+
+def compare(
+    a: Records,
+    b: Records,
+    image_ids: Ints,
+    categories: Sequence[Category],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Scores of two runs, their differences, and intervals of those.
+
+    Args:
+        a: records of the one, joined.
+        b: of the other.
+        image_ids: of all images that count, detections or not.
+        categories: all of them.
+        resamples: how often images are drawn; 0: no intervals.
+        seed: of the drawing.
+        confidence: of the intervals, which are those of percentiles.
+        progress: called with the number of resamples done and of all.
+
+    Returns:
+        "metrics": METRICS to entries; "per_category": entries with category_id and name, the
+        largest difference first. An entry has "a", "b", "difference" (b - a) and, with resamples,
+        "low", "high" and "b_better", the share of resamples in which b scores higher. None stands
+        for what no object is there to tell.
+    """
+    images = np.unique(image_ids)
+    order = sorted(categories, key=lambda category: category.id)
+    tables = [
+        [PrecisionTable(records, len(order), area, images) for area in AREAS] for records in (a, b)
+    ]
+    ones = np.ones(len(images))
+    names = [*METRICS, *(f"category {category.id}" for category in order)]
+    points = np.array([_numbers(of_run, ones) for of_run in tables])
+    drawn = np.full((resamples, len(names)), np.nan)
+    draw = np.random.default_rng(seed)
+    for k in range(resamples):
+        chosen = draw.integers(0, len(images), len(images))
+        weights = np.bincount(chosen, minlength=len(images)).astype(np.float64)
+        drawn[k] = _numbers(tables[1], weights) - _numbers(tables[0], weights)
+        if progress:
+            progress(k + 1, resamples)
+    entries = {
+        name: _entry(points[0, i], points[1, i], drawn[:, i], confidence)
+        for i, name in enumerate(names)
+    }
+    rows = [
+        {"category_id": c.id, "name": c.name, **entries[f"category {c.id}"]}
+        for c in order
+        if entries[f"category {c.id}"]["difference"] is not None
+    ]
+    rows.sort(key=lambda row: -abs(row["difference"]))
+    return {"metrics": {name: entries[name] for name in METRICS}, "per_category": rows}
+
+
+def comparison_table(document: Mapping[str, Any], a: str, b: str) -> list[list[str]]:
+    """A header and rows of text: METRICS, or categories if `document` is a list of those."""
+    rows = [["", a, b, "difference", "interval", "sure"]]
+    for name, entry in document.items():
+        rows.append([name, *_cells(entry)])
+    return rows
+
+
+def _numbers(tables: Sequence[PrecisionTable], weights: Floats) -> Floats:
+    """METRICS and the AP of each category."""
+    found = [table.average_precision(weights) for table in tables]
+    sizes = [summary(table)["AP"] for table in found[1:]]
+    categories = found[0].mean(axis=0)
+    return np.array([*summary(found[0]).values(), *sizes, *categories])
+
+
+def _entry(a: float, b: float, drawn: Floats, confidence: float) -> dict[str, Any]:
+    entry = {"a": _known(a), "b": _known(b), "difference": _known(b - a)}
+    known = drawn[~np.isnan(drawn)]
+    if len(drawn):
+        tail = (1 - confidence) / 2
+        low, high = np.quantile(known, [tail, 1 - tail]) if len(known) else (np.nan, np.nan)
+        better = float((known > 0).mean()) if len(known) else np.nan
+        entry |= {"low": _known(low), "high": _known(high), "b_better": _known(better)}
+    return entry
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _cells(entry: Mapping[str, Any]) -> list[str]:
+    """Texts: both scores, the difference, its interval, and whether that leaves out zero."""
+    scores = [_text(entry["a"]), _text(entry["b"]), _text(entry["difference"], "+")]
+    low, high = entry.get("low"), entry.get("high")
+    if low is None or high is None:
+        return [*scores, "-", ""]
+    sure = "b is better" if low > 0 else "a is better" if high < 0 else ""
+    return [*scores, f"{low:+.3f} to {high:+.3f}", sure]
+
+
+def _text(value: float | None, sign: str = "") -> str:
+    return "-" if value is None else f"{value:{sign}.3f}"
