@@ -17,18 +17,17 @@ import torch
 
 from raymrcnn import rundir, storage
 from raymrcnn.config import Recipe
-from raymrcnn.data.coco import CocoIndex
 from raymrcnn.data.images import decode_image
-from raymrcnn.data.store import open_annotations
-from raymrcnn.device.accelerator import CPU, pick
+from raymrcnn.device.accelerator import pick
 from raymrcnn.device.choice.on_ray import chosen_cards, require_known_batch
-from raymrcnn.errors import ConfigError, DataError, OutputError
+from raymrcnn.errors import DataError, OutputError
 from raymrcnn.infer.job import InferJob, load_predictor
 from raymrcnn.infer.job import prepare as prepare_infer
 from raymrcnn.infer.labeler import BlockSummary
 from raymrcnn.infer.sink import image_ids, read_manifest
 from raymrcnn.recipes import recipe_named
 from raymrcnn.score.coco import Scores
+from raymrcnn.scoring import Predicted, compare_predicted, ground_truth, score_predicted
 from raymrcnn.structures import Detections, ImageRef
 from raymrcnn.train.job import PreparedJob, Resume, TrainJob, write_run_json
 from raymrcnn.train.job import prepare as prepare_train
@@ -266,47 +265,88 @@ def score(
     annotations: Path_ | None = None,
     data: Path_ | None = None,
     split: str | None = None,
+    detail: bool = False,
+    skip_bad_annotations: bool = False,
     workers: int = 0,
     cluster: str | None = None,
 ) -> Scores:
-    """COCO scores of a predictions folder or a COCO results file.
+    """COCO scores of a predictions folder or a COCO results file; LVIS's with its annotations.
 
     Args:
         predictions: a folder that `infer` wrote, whose `scores.json` is renewed, or a JSON file.
         annotations: an annotation file; or
         data: the root of a data set, with
         split: of it; with none of the three those that the folder was made from.
+        detail: also the kinds of errors, the confusion matrix and the calibration.
+        skip_bad_annotations: leave annotations with a malformed mask out of what is scored by
+            mask, and list them, instead of refusing the file.
         workers: Ray tasks at once; 0: as the cluster has room.
         cluster: HOST:PORT of a Ray cluster, or auto; None: this machine.
 
     Raises:
         RaymrcnnError: something is missing, malformed, or does not fit together.
     """
-    from raymrcnn.device.on_ray import ray_session
-    from raymrcnn.score.files import part_files, score_coco_json
-    from raymrcnn.score.on_ray import score_predictions
+    predicted, about = _predicted(predictions)
+    return score_predicted(
+        predicted,
+        ground_truth(predicted.path, about, annotations, data, split),
+        detail=detail,
+        skip_bad=skip_bad_annotations,
+        workers=workers,
+        cluster=cluster,
+    )
 
+
+def compare(
+    a: Path_,
+    b: Path_,
+    *,
+    annotations: Path_ | None = None,
+    data: Path_ | None = None,
+    split: str | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    skip_bad_annotations: bool = False,
+    workers: int = 0,
+    cluster: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """How much better the predictions b are than a, with intervals from a paired bootstrap.
+
+    Args:
+        a: a folder or a JSON file, as of `score`.
+        b: another one.
+        annotations: see `score`, as of all that is not named here.
+        data: likewise.
+        split: likewise.
+        resamples: how often images are drawn anew; 0: differences without intervals.
+        seed: of the drawing.
+        skip_bad_annotations: see `score`.
+        workers: see `score`.
+        cluster: see `score`.
+        progress: called with the number of resamples done and of all.
+
+    Raises:
+        RaymrcnnError: as `score`, or the two are not about the same images.
+    """
+    one, about = _predicted(a)
+    other, about_other = _predicted(b)
+    return compare_predicted(
+        one,
+        other,
+        ground_truth(one.path, about or about_other, annotations, data, split),
+        resamples=resamples,
+        seed=seed,
+        skip_bad=skip_bad_annotations,
+        workers=workers,
+        cluster=cluster,
+        progress=progress,
+    )
+
+
+def _predicted(predictions: Path_) -> tuple[Predicted, dict[str, Any]]:
+    """Where predictions are, and what the manifest beside them says; {} for other programs'."""
     source = rundir.local_path(predictions, "--predictions")
-    about = _about(source)
-    truth = _truth(source, about, annotations, data, split)
-    if source.is_file():
-        return score_coco_json(truth, source)
-    part_files(source)
-    # Images that failed count as images without detections; those never asked for do not count.
-    limited = bool(about.get("fingerprint", {}).get("limit"))
-    with ray_session(cluster, CPU, 1):
-        scores = score_predictions(
-            source,
-            truth,
-            images=image_ids(source) if limited else "all",
-            max_tasks=workers or None,
-        )
-    rundir.write_json(source / rundir.SCORES, scores.to_json())
-    return scores
-
-
-def _about(source: Path) -> dict[str, Any]:
-    """What the manifest beside predictions says; nothing for those of other programs."""
     if not source.exists():
         raise DataError(
             "no such file or folder",
@@ -314,7 +354,7 @@ def _about(source: Path) -> dict[str, Any]:
             todo="give a folder that `raymrcnn infer` wrote, or a COCO results file",
         )
     if not (source / rundir.MANIFEST).exists():
-        return {}
+        return Predicted(path=source), {}
     about = read_manifest(source)
     if about["status"] != "complete":
         raise DataError(
@@ -322,27 +362,9 @@ def _about(source: Path) -> dict[str, Any]:
             where=str(source),
             todo="run the same `raymrcnn infer` again to go on",
         )
-    return about
-
-
-def _truth(
-    source: Path,
-    about: dict[str, Any],
-    annotations: Path_ | None,
-    data: Path_ | None,
-    split: str | None,
-) -> CocoIndex:
-    if annotations is not None:
-        return CocoIndex.open(rundir.local_path(annotations, "--annotations"))
-    made_from = about.get("data") or {}
-    root = data or made_from.get("root")
-    if root is None:
-        raise ConfigError(
-            "there is nothing to score against",
-            where=str(source),
-            todo="give --annotations FILE, or --data DIR --split NAME",
-        )
-    return open_annotations(storage.place(root), split or made_from.get("split", "val2017"))
+    # Images that failed count as images without detections; those never asked for do not count.
+    limited = bool(about["fingerprint"].get("limit"))
+    return Predicted(path=source, only=image_ids(source) if limited else None), about
 
 
 def _train_result(job: TrainJob, step: int, status: str, before: int) -> TrainResult:

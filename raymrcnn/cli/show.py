@@ -41,10 +41,33 @@ def print_scores(scores: Any) -> None:
     """The COCO numbers, and the AP of each category where there are few."""
     from raymrcnn.score.table import category_table, format_table
 
-    print_table(format_table(scores), "COCO scores")
+    numbers = format_table(scores)
+    lvis = any(row[0] == "AR300" for row in numbers)
+    print_table(numbers, "LVIS scores" if lvis else "COCO scores")
+    if scores.skipped:
+        first = ", ".join(map(str, scores.skipped[:10]))
+        more = ", ..." if len(scores.skipped) > 10 else ""
+        typer.echo(
+            f"{len(scores.skipped)} annotations without a usable mask were left out of the mask "
+            f"scores: {first}{more}"
+        )
     categories = category_table(scores)
     if 1 < len(categories) <= 21:
         print_table(categories, "By category")
+
+
+def print_detail(scores: Any) -> None:
+    """Kinds of errors, calibration, and the categories that are confused."""
+    from raymrcnn.score.table import TITLES, calibration_table, confusion_table, error_table
+
+    print_table(error_table(scores), "What AP50 would gain without each kind of error")
+    for kind, found in scores.detail.items():
+        confused = confusion_table(scores, kind)
+        if len(confused) > 1:
+            print_table(confused, f"Categories taken for one another, {TITLES[kind]} IoU 0.5")
+        ece = found["calibration"]["ece"]
+        typer.echo(f"Calibration of {TITLES[kind]} scores: expected error {ece:.3f}")
+    print_table(calibration_table(scores), "How many detections of a score are right")
 
 
 class ProgressLine:
@@ -128,4 +151,4 @@ def duration(seconds: float) -> str:
 
 
 def _is_number(text: str) -> bool:
-    return text == "-" or text.replace(".", "", 1).replace("-", "", 1).isdigit()
+    return text == "-" or text.lstrip("+-").replace(".", "", 1).isdigit()

@@ -71,9 +71,7 @@ def error_breakdown(records: Records, num_categories: int) -> dict[str, Any]:
         kept = (counts & ~of_kind) | corrected
         ap = ap50(category, records.score, right | corrected, kept, objects)
         found[name] = {"delta": max(ap - base, 0.0), "count": int(of_kind.sum())}
-    gone = np.bincount(
-        records.object_category[missed & ~records.object_near], minlength=len(objects)
-    )
+    gone = _of_category(records, missed & ~records.object_near, num_categories)
     ap = ap50(records.category, records.score, right, counts, objects - gone)
     found["Miss"] = {"delta": max(ap - base, 0.0), "count": int(gone.sum())}
     ap = ap50(records.category, right.astype(np.float64), right, counts, objects)
@@ -162,4 +160,4 @@ def _ap(category: Any, score: Floats, right: Bools, wanted: Floats, known: Bools
         precision = np.maximum.accumulate((true / np.arange(1, len(true) + 1))[::-1])[::-1]
         place = np.searchsorted(true / wanted[k], _RECALLS)
         total += precision[place[place < len(true)]].sum() / len(_RECALLS)
-    return total / max(int(known.sum()), 1)
+    return float(total / max(int(known.sum()), 1))

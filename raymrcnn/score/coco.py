@@ -252,6 +252,11 @@ def records_of(states: Sequence[dict[str, bytes]], kind: str) -> Records:
     return Records.join([Records.from_bytes(state[_RECORDS + kind]) for state in states])
 
 
+def types_of(state: dict[str, bytes]) -> set[str]:
+    """The types, "bbox" and "segm", that a state is about."""
+    return {kind for kind in IOU_TYPES if kind in state}
+
+
 def _category_ids(state: dict[str, bytes]) -> list[int]:
     return sorted(k for k, _ in json.loads(state[_COUNTS])["categories"])
 

@@ -8,7 +8,7 @@ another training run with another seed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,10 +44,10 @@ def compare(
         progress: called with the number of resamples done and of all.
 
     Returns:
-        "metrics": METRICS to entries; "per_category": entries with category_id and name, the
-        largest difference first. An entry has "a", "b", "difference" (b - a) and, with resamples,
-        "low", "high" and "b_better", the share of resamples in which b scores higher. None stands
-        for what no object is there to tell.
+        "metrics": METRICS to entries; "per_category": entries with category_id, name and
+        num_images (that have such objects), the largest difference first. An entry has "a", "b",
+        "difference" (b - a) and, with resamples, "low", "high" and "b_better", the share of
+        resamples in which b scores higher. None stands for what no object is there to tell.
     """
     images = np.unique(image_ids)
     order = sorted(categories, key=lambda category: category.id)
@@ -69,21 +69,26 @@ def compare(
         name: _entry(points[0, i], points[1, i], drawn[:, i], confidence)
         for i, name in enumerate(names)
     }
+    seen = _images_of_categories(a, len(order))
     rows = [
-        {"category_id": c.id, "name": c.name, **entries[f"category {c.id}"]}
-        for c in order
+        {
+            "category_id": c.id,
+            "name": c.name,
+            "num_images": seen[k],
+            **entries[f"category {c.id}"],
+        }
+        for k, c in enumerate(order)
         if entries[f"category {c.id}"]["difference"] is not None
     ]
     rows.sort(key=lambda row: -abs(row["difference"]))
     return {"metrics": {name: entries[name] for name in METRICS}, "per_category": rows}
 
 
-def comparison_table(document: Mapping[str, Any], a: str, b: str) -> list[list[str]]:
-    """A header and rows of text: METRICS, or categories if `document` is a list of those."""
-    rows = [["", a, b, "difference", "interval", "sure"]]
-    for name, entry in document.items():
-        rows.append([name, *_cells(entry)])
-    return rows
+def _images_of_categories(records: Records, num_categories: int) -> list[int]:
+    """In how many images each category has objects."""
+    pairs = np.unique(np.column_stack((records.object_category, records.object_image)), axis=0)
+    counts: list[int] = np.bincount(pairs[:, 0], minlength=num_categories).tolist()
+    return counts
 
 
 def _numbers(tables: Sequence[PrecisionTable], weights: Floats) -> Floats:
@@ -107,17 +112,3 @@ def _entry(a: float, b: float, drawn: Floats, confidence: float) -> dict[str, An
 
 def _known(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
-
-
-def _cells(entry: Mapping[str, Any]) -> list[str]:
-    """Texts: both scores, the difference, its interval, and whether that leaves out zero."""
-    scores = [_text(entry["a"]), _text(entry["b"]), _text(entry["difference"], "+")]
-    low, high = entry.get("low"), entry.get("high")
-    if low is None or high is None:
-        return [*scores, "-", ""]
-    sure = "b is better" if low > 0 else "a is better" if high < 0 else ""
-    return [*scores, f"{low:+.3f} to {high:+.3f}", sure]
-
-
-def _text(value: float | None, sign: str = "") -> str:
-    return "-" if value is None else f"{value:{sign}.3f}"

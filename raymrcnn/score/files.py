@@ -89,9 +89,7 @@ def part_files(folder: Path) -> list[Path]:
     return found
 
 
-def match_parts(
-    paths: Iterable[Path], truth: GroundTruth, asked: Asked
-) -> tuple[State, Ints]:
+def match_parts(paths: Iterable[Path], truth: GroundTruth, asked: Asked) -> tuple[State, Ints]:
     """The state of the images in some files, and their ids in the order of the files."""
     matcher = asked.matcher(truth)
     found = [np.zeros(0, np.int64)]
@@ -189,7 +187,9 @@ def match_coco_json(
     detail: bool = False,
     skip_bad: bool = False,
 ) -> tuple[State, Ints]:
-    """The state and image ids of a COCO results file: a list of image_id, category_id, score and bbox or mask.
+    """The state and image ids of a COCO results file.
+
+    It is a list of image_id, category_id, score, and bbox or segmentation or both.
 
     Args:
         truth: the ground truth.

@@ -65,16 +65,13 @@ class PrecisionTable:
         Args:
             weights: [num_images], whole numbers, in the order of `image_ids`.
         """
-        objects = np.bincount(
-            self._object_category, weights[self._object_image], self._num_categories
-        )
+        of_object = weights[self._object_image]
+        objects = np.bincount(self._object_category, of_object, self._num_categories)
         known = objects > 0
-        found = np.zeros(_NUM_T * self._num_categories)
-        if len(self._place):
-            of_group = np.tile(np.where(known, objects, 1.0), _NUM_T)
-            precision, recall = self._curve(weights, of_group)
-            found = np.bincount(self._group, self._share(precision, recall), len(found))
-        table = found.reshape(_NUM_T, -1) / len(_RECALLS)
+        of_group = np.tile(np.where(known, objects, 1.0), _NUM_T)
+        share = self._share(*self._curve(weights, of_group))
+        found = np.bincount(self._group, share, _NUM_T * self._num_categories)
+        table: Floats = found.reshape(_NUM_T, -1) / len(_RECALLS)
         table[:, ~known] = np.nan
         return table
 
@@ -94,7 +91,7 @@ class PrecisionTable:
         highest = np.maximum.accumulate((precision + self._lift)[::-1])[::-1] - self._lift
         nearest = np.rint(recall * 100).astype(np.int64)
         reached = nearest + (_RECALLS[nearest] <= recall)
-        before = np.concatenate(([0], reached[:-1]))
+        before = np.roll(reached, 1)
         before[self._is_first] = 0
         share: Floats = highest * (reached - before)
         return share

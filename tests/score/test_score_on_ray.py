@@ -12,7 +12,7 @@ from made_up_scores import Truth, make, result_rows, write_parts
 
 from raymrcnn.errors import DataError
 from raymrcnn.rows import results_table
-from raymrcnn.score.files import score_parts
+from raymrcnn.score.files import Asked, score_parts
 from raymrcnn.score.on_ray import _run, score_predictions
 
 pytestmark = pytest.mark.ray
@@ -44,8 +44,12 @@ def test_tasks_find_the_scores_of_one_process(tmp_path: Path) -> None:
     assert scores == score_parts(paths, truth)
     assert scores.num_images == 30
     assert seen[-1] == (13, 13)
-    predicted = score_predictions(tmp_path, truth, images="predicted", iou_types=["segm"])
-    assert predicted == score_parts(paths, truth, images="predicted", iou_types=["segm"])
+    predicted = score_predictions(
+        tmp_path, truth, images="predicted", asked=Asked(iou_types=["segm"])
+    )
+    assert predicted == score_parts(
+        paths, truth, images="predicted", asked=Asked(iou_types=["segm"])
+    )
     assert predicted.num_images == 25
 
 
