@@ -18,7 +18,7 @@ from raymrcnn.data.dataset import TrainDataset
 from raymrcnn.data.store import open_dataset
 from raymrcnn.device.accelerator import ROWS, parse_dtype
 from raymrcnn.errors import ConfigError, DataError, OutputError, WeightError
-from raymrcnn.model.maskrcnn import MaskRCNN, build_mask_rcnn
+from raymrcnn.model.maskrcnn import MaskRCNN, build_mask_rcnn, trainable_summary
 from raymrcnn.structures import ModelInfo
 from raymrcnn.train.checkpoint import committed_steps
 from raymrcnn.weights.load import backbone_init, load_into
@@ -66,6 +66,7 @@ class PreparedJob:
     dataset: TrainDataset
     info: ModelInfo
     start: int  # updates done before, by the newest checkpoint
+    summary: dict[str, Any]  # what of the network learns: see trainable_summary
 
 
 def prepare(job: TrainJob, resume: Resume = "auto") -> PreparedJob:
@@ -92,9 +93,10 @@ def prepare(job: TrainJob, resume: Resume = "auto") -> PreparedJob:
     dataset = TrainDataset(index, images, recipe.data, recipe.seed)
     images.check(index, dataset.images)
     steps = _earlier_steps(job, index, resume)
-    if not steps:
-        with torch.device("meta"):  # only to see whether the weights fit
-            initialise(fresh_model(recipe, len(index.categories)), job)
+    with torch.device("meta"):  # only to see what learns, and whether the weights fit
+        model = fresh_model(recipe, len(index.categories))
+        if not steps:
+            initialise(model, job)
     rundir.prepare_output(job.run_dir)
     info = ModelInfo(
         model=recipe.to_json()["model"],
@@ -102,7 +104,13 @@ def prepare(job: TrainJob, resume: Resume = "auto") -> PreparedJob:
         short_side=recipe.data.short_side,
         long_side=recipe.data.long_side,
     )
-    prepared = PreparedJob(job=job, dataset=dataset, info=info, start=steps[-1] if steps else 0)
+    prepared = PreparedJob(
+        job=job,
+        dataset=dataset,
+        info=info,
+        start=steps[-1] if steps else 0,
+        summary=trainable_summary(model),
+    )
     if prepared.start < recipe.optim.max_iter:
         write_run_json(prepared, "running")
     return prepared
@@ -151,7 +159,7 @@ def write_run_json(prepared: PreparedJob, status: str) -> None:
             "categories": [[c.id, c.name] for c in index.categories],
         },
         "weights": job.weights,
-        "model": before.get("model"),
+        "model": prepared.summary,
         "started": before.get("started", now),
         "updated": now,
         "status": status,

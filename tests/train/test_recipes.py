@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -27,3 +28,13 @@ def test_a_recipe_takes_a_step(made_up: Path, tmp_path: Path, name: str) -> None
     assert done == 1
     assert math.isfinite(told[-1]["loss"])
     assert (tmp_path / "last").exists()
+
+
+def test_the_run_says_what_of_the_network_learns(made_up: Path, tmp_path: Path) -> None:
+    """As in the reference: stem and first stage frozen (FREEZE_CONV_BODY_AT: 2), norms fixed."""
+    recipe = override(recipe_named("detectron_r101_fpn_1x"), ["model.init=scratch"])
+    prepare(TrainJob(recipe=recipe, data_root=made_up, run_dir=tmp_path))
+    model = json.loads((tmp_path / "run.json").read_text())["model"]
+    assert model["frozen_stages"] == ["conv1", "layer1"]
+    assert model["frozen_norms"] == 104
+    assert 0 < model["trainable"] < model["parameters"]
