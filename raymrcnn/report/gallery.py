@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.fs as pafs
 from PIL import Image
@@ -24,6 +25,7 @@ from raymrcnn.masks import rle_areas
 from raymrcnn.report.markup import Markup, el, join, markup
 from raymrcnn.report.outline import rle_path
 from raymrcnn.report.quality import CONFIDENT, Ranked
+from raymrcnn.structures import Detections
 
 THUMBNAIL_PX = 480  # the longer side of an embedded photograph
 JPEG_QUALITY = 80
@@ -48,7 +50,7 @@ class Drawn:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Photo:
+class Photo:
     """An embedded photograph."""
 
     key: str
@@ -75,10 +77,7 @@ def gallery(
     cards, unread = [], []
     for i, item in enumerate(items):
         try:
-            place = locate(item)
-            if place is None:
-                raise DataError("its place is not known")
-            photo = _photo(f"{key}-{i}", place, item)
+            photo = photo_of(f"{key}-{i}", pixels_of(locate(item), item.detections))
             cards.append(_card(item, photo, names))
         except DataError as error:
             unread.append(f"{item.detections.file_name} is not shown: {error.what}")
@@ -86,7 +85,7 @@ def gallery(
     return markup(el("div", join(cards), class_="gallery"), *notes)
 
 
-def _card(item: Ranked, photo: _Photo, names: Mapping[int, str]) -> Markup:
+def _card(item: Ranked, photo: Photo, names: Mapping[int, str]) -> Markup:
     found = item.detections
     name = el("bdi", found.file_name or f"image {found.image_id}")
     panels = [_panel(photo, _predicted(item, photo, names), "Predicted", first=False)]
@@ -108,7 +107,7 @@ def _card(item: Ranked, photo: _Photo, names: Mapping[int, str]) -> Markup:
     return el("article", head, el("div", *panels, class_="panels"), class_="card shot")
 
 
-def _panel(photo: _Photo, drawn: Sequence[Drawn], title: str, *, first: bool) -> Markup:
+def _panel(photo: Photo, drawn: Sequence[Drawn], title: str, *, first: bool) -> Markup:
     """The photograph and what is drawn over it; the second panel of a card refers to the first."""
     size = {"width": photo.width, "height": photo.height}
     if first:
@@ -145,7 +144,7 @@ def _panel(photo: _Photo, drawn: Sequence[Drawn], title: str, *, first: bool) ->
     )
 
 
-def _annotated(item: Ranked, photo: _Photo, names: Mapping[int, str]) -> list[Drawn]:
+def _annotated(item: Ranked, photo: Photo, names: Mapping[int, str]) -> list[Drawn]:
     truth, matches, found = item.truth, item.matches, item.detections
     assert truth is not None and matches is not None
     partner = {g: (k, iou) for k, (_, g, iou) in enumerate(matches.pairs)}
@@ -163,7 +162,7 @@ def _annotated(item: Ranked, photo: _Photo, names: Mapping[int, str]) -> list[Dr
     return drawn
 
 
-def _predicted(item: Ranked, photo: _Photo, names: Mapping[int, str]) -> list[Drawn]:
+def _predicted(item: Ranked, photo: Photo, names: Mapping[int, str]) -> list[Drawn]:
     found, matches = item.detections, item.matches
     partner = {} if matches is None else {
         d: (k, iou) for k, (d, _, iou) in enumerate(matches.pairs)
@@ -188,7 +187,7 @@ def _predicted(item: Ranked, photo: _Photo, names: Mapping[int, str]) -> list[Dr
     return drawn
 
 
-def _drawn(label: str, tip: str, style: str, rle: str, item: Ranked, photo: _Photo) -> Drawn:
+def _drawn(label: str, tip: str, style: str, rle: str, item: Ranked, photo: Photo) -> Drawn:
     size = item.detections.height, item.detections.width
     path = rle_path(rle, *size, photo.width / item.detections.width)
     return Drawn(label=label, tip=tip, style=style, path=path, box=_path_box(path))
@@ -246,20 +245,36 @@ def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float,
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _photo(key: str, place: str, item: Ranked) -> _Photo:
-    """The photograph, small.
+def pixels_of(place: str | None, found: Detections) -> npt.NDArray[np.uint8]:
+    """An image in the frame of its detections, uint8 [height, width, 3] RGB.
+
+    Args:
+        place: its path or URI, None if it is not known.
+        found: what says its size.
 
     Raises:
-        DataError: it cannot be read, or has not the size that its predictions state.
+        DataError: it cannot be read, or has not that size.
     """
-    found = item.detections
+    if not place:
+        raise DataError("its place is not known")
     source: bytes | str = _fetched(place) if "://" in place else place
     pixels = decode_annotated_image(source, found.width, found.height)
-    image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+    upright: npt.NDArray[np.uint8] = pixels.permute(1, 2, 0).contiguous().numpy()
+    return upright
+
+
+def photo_of(key: str, pixels: npt.NDArray[np.uint8]) -> Photo:
+    """A small photograph, to be embedded.
+
+    Args:
+        key: unique on the page.
+        pixels: uint8 [height, width, 3] RGB.
+    """
+    image = Image.fromarray(pixels)
     image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS, reducing_gap=3.0)
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=JPEG_QUALITY, optimize=True)
-    return _Photo(key=key, width=image.width, height=image.height, jpeg=stream.getvalue())
+    return Photo(key=key, width=image.width, height=image.height, jpeg=stream.getvalue())
 
 
 def _fetched(uri: str) -> bytes:

@@ -56,17 +56,18 @@ def style_sheet() -> str:
         f"@media screen and (prefers-color-scheme:dark)"
         f"{{:root:not([data-theme=light]){{color-scheme:dark;{dark}}}}}\n"
         f"@media screen{{:root[data-theme=dark]{{color-scheme:dark;{dark}}}}}\n"
-    ) + _packaged("page.css")
+    ) + packaged("page.css")
 
 
 def script() -> str:
     """The script: theme, sorting and filtering of tables, enlarging of images."""
-    return _packaged("page.js")
+    return packaged("page.js")
 
 
 def _tokens(colours: dict[str, str]) -> str:
     return "".join(f"--{name}:{value};" for name, value in colours.items())
 
 
-def _packaged(name: str) -> str:
+def packaged(name: str) -> str:
+    """A file that lies beside this module."""
     return resources.files("raymrcnn.report").joinpath(name).read_text(encoding="utf-8")
