@@ -26,6 +26,8 @@ from raymrcnn.infer.job import prepare as prepare_infer
 from raymrcnn.infer.labeler import BlockSummary
 from raymrcnn.infer.sink import image_ids, read_manifest
 from raymrcnn.recipes import recipe_named
+from raymrcnn.report.drawn import Drawn
+from raymrcnn.report.drawn import draw as draw_images
 from raymrcnn.score.coco import Scores
 from raymrcnn.scoring import Predicted, compare_predicted, ground_truth, score_predicted
 from raymrcnn.structures import Detections, ImageRef
@@ -229,6 +231,29 @@ def infer(
         )
 
 
+def draw(
+    predictions: Path_,
+    count: int = 24,
+    *,
+    sample_seed: int | None = None,
+    min_score: float = 0.5,
+) -> Drawn:
+    """Draw some images of a predictions folder into its `overlays/` and its `gallery.html`.
+
+    Args:
+        predictions: a folder that `infer` wrote.
+        count: how many images.
+        sample_seed: a sample with this seed; None: the first ones.
+        min_score: of what is drawn, 0 to 1; the page has a slider that starts there.
+
+    Raises:
+        RaymrcnnError: the folder is damaged, or cannot be written.
+    """
+    source = rundir.local_path(predictions, "--out")
+    read_manifest(source)
+    return draw_images(source, count, sample_seed=sample_seed, min_score=min_score)
+
+
 def predict(
     images: Sequence[Path_],
     weights: str,
@@ -313,18 +338,8 @@ def compare(
 ) -> dict[str, Any]:
     """How much better the predictions b are than a, with intervals from a paired bootstrap.
 
-    Args:
-        a: a folder or a JSON file, as of `score`.
-        b: another one.
-        annotations: see `score`, as of all that is not named here.
-        data: likewise.
-        split: likewise.
-        resamples: how often images are drawn anew; 0: differences without intervals.
-        seed: of the drawing.
-        skip_bad_annotations: see `score`.
-        workers: see `score`.
-        cluster: see `score`.
-        progress: called with the number of resamples done and of all.
+    Takes what `score` takes. The images are drawn anew `resamples` times with `seed` (0 times:
+    differences without intervals); `progress` is called with how often they were, and of how many.
 
     Raises:
         RaymrcnnError: as `score`, or the two are not about the same images.

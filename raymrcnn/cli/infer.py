@@ -22,6 +22,9 @@ OLD_NAMES = {
 }
 
 
+OVERLAYS = 24  # images drawn after a prediction
+
+
 class WithOldNames(TyperCommand):
     """Takes the names that the reference gave to options, without listing them."""
 
@@ -77,6 +80,20 @@ def infer(
     coco_json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write COCO results here.")
     ] = None,
+    overlays: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Draw so many images into overlays/ and gallery.html. "
+            "\\[default: 24 with --mode predict, else 0]",
+            show_default=False,
+        ),
+    ] = None,
+    overlay_sample: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="SEED", help="A sample of the images, not the first ones."),
+    ] = None,
     workers: Workers = 0,
     device: Device = "auto",
     cluster: Cluster = None,
@@ -106,7 +123,8 @@ def infer(
         from raymrcnn.infer.export import write_coco_json
 
         write_coco_json(result.folder, coco_json)
-    report(result, coco_json, as_json)
+    drawn = _draw(result, overlays, overlay_sample, predict=not _scores(mode, data))
+    report(result, coco_json, as_json, drawn)
 
 
 def run(progress: ProgressLine, **options: Any) -> Any:
@@ -144,7 +162,17 @@ def run(progress: ProgressLine, **options: Any) -> Any:
     return result
 
 
-def report(result: Any, coco_json: Path | None, as_json: bool) -> None:
+def _draw(result: Any, count: int | None, seed: int | None, *, predict: bool) -> Any:
+    """Draw the images that were asked for; by default those of a prediction, once."""
+    from raymrcnn import api
+
+    if count is None and (not predict or result.already_done) and seed is None:
+        return None
+    count = OVERLAYS if count is None else count
+    return api.draw(result.folder, count, sample_seed=seed) if count else None
+
+
+def report(result: Any, coco_json: Path | None, as_json: bool, drawn: Any = None) -> None:
     """Say how a job ended."""
     from raymrcnn.score.coco import Scores
 
@@ -154,6 +182,7 @@ def report(result: Any, coco_json: Path | None, as_json: bool) -> None:
         print_json({"predictions": str(result.folder), "num_images": manifest["num_images"],
                     "num_failures": failures, "images_per_s": manifest.get("images_per_s"),
                     "already_done": result.already_done,
+                    "gallery": drawn and str(drawn.gallery),
                     "scores": metrics_of(result)})  # fmt: skip
         return
     if result.already_done:
@@ -164,6 +193,10 @@ def report(result: Any, coco_json: Path | None, as_json: bool) -> None:
     typer.echo(f"{manifest['num_images']} images{note}: {result.folder}")
     if coco_json is not None:
         typer.echo(f"COCO results: {coco_json}")
+    if drawn is not None:
+        typer.echo(f"{len(drawn.overlays)} drawn images: {drawn.gallery}")
+        for note in drawn.notes[:5]:
+            typer.echo(f"  {note}")
 
 
 def _scores(mode: str | None, data: Path | None) -> bool:

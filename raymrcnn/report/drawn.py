@@ -31,6 +31,7 @@ from raymrcnn.structures import Detections
 OVERLAYS, GALLERY = "overlays", "gallery.html"
 MIN_SCORE = 0.5
 _JPEG_QUALITY = 88
+_OVERLAY_GLOB = "[0-9]" * 6 + "-*.jpg"
 _MOST_ON_PAGE = 200  # thumbnails of some 25 kB each
 
 
@@ -84,6 +85,8 @@ def draw(
         files.append(target)
         if len(shown) < _MOST_ON_PAGE:
             shown.append((photo_of(f"photo-{k}", pixels), detections))
+    for old in set(place.glob(_OVERLAY_GLOB)) - set(files):  # of another choice
+        old.unlink(missing_ok=True)
     page = folder / GALLERY
     which = "the first" if sample_seed is None else f"a sample (seed {sample_seed}) of"
     about = f"{which} {len(shown)} of {manifest['num_images']} images"

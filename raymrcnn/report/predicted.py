@@ -124,7 +124,8 @@ def _shape(
     x1, y1, x2, y2 = (found.boxes[d] * scale).tolist()
     label = f"{name} {score:.2f}"
     letter = photo.width / 38  # the height of the letters
-    at = {"x": x1 + 2, "y": max(y1 - 3, letter)}
+    longest = photo.width - 0.58 * letter * len(label)  # where it may begin and still be seen
+    at = {"x": max(min(x1 + 2, longest), 1.0), "y": max(y1 - 3, letter)}
     return el(
         "g",
         el("title", f"{name}, score {score:.3f}"),
