@@ -208,6 +208,8 @@ class OptimConfig:
     max_bad_steps: int = 10
     # Store images and features with channels innermost, which some devices convolve faster.
     channels_last: bool = False
+    # Have torch.compile make the backbone's kernels: minutes at each start. No gain on a CPU.
+    compile: bool = False
     warmup_iters: int = 500
     warmup_factor: float = 1.0 / 3.0
     max_iter: int = 90_000

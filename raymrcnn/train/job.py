@@ -34,6 +34,7 @@ MAY_CHANGE = frozenset(
         "log_every",
         "optim.max_iter",
         "optim.accumulate",
+        "optim.compile",
         "optim.on_bad_loss",
         "optim.max_bad_steps",
         "model.checkpoint_activations",

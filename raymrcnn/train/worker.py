@@ -58,6 +58,9 @@ def train_worker(
         if note:
             tell({"note": note})
     model.train().to(device)
+    if recipe.optim.compile:
+        # The backbone alone: the heads' shapes change with every step.
+        model.backbone.compile(dynamic=True)
     if recipe.optim.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     state = TrainState(model, recipe.optim, device)

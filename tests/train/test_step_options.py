@@ -259,6 +259,23 @@ def test_a_scaler_that_is_not_needed_changes_nothing() -> None:
     assert TrainState(nn.Linear(1, 1), OptimConfig(), HOST).state_dict()["scaler"] == {}
 
 
+@pytest.mark.slow
+def test_a_compiled_backbone_keeps_its_names_and_takes_the_steps(
+    made_up: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = nn.Module.compile
+    compiled = []
+
+    def without_a_compiler(self: nn.Module, **options: Any) -> None:
+        compiled.append(self)
+        real(self, backend="eager", **options)
+
+    monkeypatch.setattr(nn.Module, "compile", without_a_compiler)
+    run_here(prepared(made_up, tmp_path, "optim.compile=true"))
+    assert len(compiled) == 1
+    assert equal(weights(tmp_path), weights(plain))
+
+
 # ---- mask targets
 
 
