@@ -24,9 +24,13 @@ METRICS = {
     "APs": "small, under 32² px",
     "APm": "medium, under 96² px",
     "APl": "large",
+    "APr": "rare categories",
+    "APc": "common categories",
+    "APf": "frequent categories",
     "AR1": "1 detection an image",
     "AR10": "10 detections an image",
     "AR100": "100 detections an image",
+    "AR300": "300 detections an image",
     "ARs": "small",
     "ARm": "medium",
     "ARl": "large",
@@ -126,6 +130,8 @@ def _coco_table(kinds: Mapping[str, Mapping[str, Any]]) -> Markup:
     head += [el("th", KINDS[kind], scope="col", class_="num") for kind in kinds]
     rows = []
     for name, meaning in METRICS.items():
+        if not any(name in numbers for numbers in kinds.values()):
+            continue  # COCO's or LVIS's
         label = el("div", el("b", name), el("small", meaning))
         cells = [el("th", label, scope="row")]
         for style, numbers in zip(("s1", "s2"), kinds.values(), strict=False):

@@ -27,6 +27,7 @@ from raymrcnn.report.accuracy import accuracy_section, category_section, detecti
 from raymrcnn.report.collect import Failures, Predictions, Run
 from raymrcnn.report.gallery import gallery
 from raymrcnn.report.markup import Markup, el, escape, markup
+from raymrcnn.report.mistakes import mistakes_section
 from raymrcnn.report.overview import about, data_of, header, title_of
 from raymrcnn.report.parts import Section, count, grouped, table
 from raymrcnn.report.quality import CONFIDENT, MATCH_IOU, Ranked, Ranking, examples, rank
@@ -84,6 +85,7 @@ def write_report(
         Section(key="about", title="About", body=about(run, predictions)),
         accuracy_section(predictions),
         category_section(predictions, names, _objects(index)),
+        mistakes_section(predictions, names),
         detections_section(predictions, ranking),
         _images_section(predictions, ranking, source, names),
         _failures_section(predictions),

@@ -180,7 +180,27 @@ def scores() -> dict[str, Any]:
         {"category_id": 3, "name": HOSTILE, "num_objects": 8, **twelve, "AP": 0.654},
         {"category_id": 7, "name": CATEGORIES[7], "num_objects": 0, **dict.fromkeys(METRICS, -1)},
     ]
+    kinds = ("Cls", "Loc", "Both", "Dupe", "Bkg", "Miss")
+    errors = {name: {"delta": 0.123, "count": 1234} for name in kinds}
+    bins = [
+        {"low": k / 10, "high": k / 10 + 0.1, "count": 5 * (k > 3), "score": k / 10, "right": 0.4}
+        for k in range(10)
+    ]
+    detail = {
+        "errors": {"AP50": 0.5, **errors, "FP": {"delta": 0.2}, "FN": {"delta": 0.3}},
+        "calibration": {"ece": 0.077, "mce": 0.2, "num_detections": 30, "bins": bins},
+        "confusion": {
+            "min_score": 0.5,
+            "iou": 0.5,
+            "pairs": [
+                {"truth": 1, "predicted": 3, "count": 4},
+                {"truth": None, "predicted": 3, "count": 2},
+                {"truth": 1, "predicted": None, "count": 1},
+            ],
+        },
+    }
     return {
+        "detail": {"bbox": detail, "segm": detail},
         "bbox": twelve,
         "segm": {**twelve, "AP": 0.4321, "APs": -1.0},
         "per_category": {"bbox": per_category, "segm": per_category},

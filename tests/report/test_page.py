@@ -24,7 +24,10 @@ from raymrcnn.rows import coco_results, iter_detections, results_table
 from raymrcnn.score.coco import match_shard, merge
 
 VOID = {"meta", "input", "br", "img", "link", "wbr"}
-SECTIONS = ("about", "accuracy", "categories", "detections", "images", "failures", "training")
+SECTIONS = (
+    *("about", "accuracy", "categories", "mistakes", "detections", "images", "failures"),
+    "training",
+)
 
 
 class Page(HTMLParser):
@@ -84,6 +87,22 @@ def test_run_and_predictions_fill_all_sections(folders: Folders, tmp_path: Path)
     for title in ("RPN objectness", "RPN boxes", "Classes", "Boxes", "Masks", "Throughput"):
         assert title in page.text
     assert page.count("article", class_="card shot") == 12
+
+
+def test_mistakes_are_shown_as_the_scores_state_them(folders: Folders, tmp_path: Path) -> None:
+    page = page_of([folders.predictions], tmp_path / "r.html")
+    for text in ("+0.123", "1\u202f234", "expected error 0.077", "Confusions, masks"):
+        assert text in page.text
+    detail = json.loads((folders.predictions / rundir.SCORES).read_text())["detail"]
+    assert page.count("h3") and len(detail) == 2
+    plain = tmp_path / "plain"
+    shutil.copytree(folders.predictions, plain)
+    without = json.loads((plain / rundir.SCORES).read_text())
+    for broken in ({}, {"segm": {"errors": 3, "confusion": {"pairs": [1, {}]}}}, 7):
+        (plain / rundir.SCORES).write_text(json.dumps({**without, "detail": broken}))
+        found = page_of([plain], tmp_path / "p.html")
+        assert ("mistakes" in found.sections()) == (broken not in ({}, 7))
+        assert ("score --detail" in found.text) == (broken in ({}, 7))
 
 
 def test_page_names_no_other_file_and_no_address(folders: Folders, tmp_path: Path) -> None:
