@@ -1,7 +1,8 @@
 """Tensors out of one file, without running anything that is in it.
 
 The format is told from the first bytes, not from the name. A `.pth` is opened with torch's
-weights-only unpickler, which admits tensors and containers; what asks for more is refused.
+weights-only unpickler, which admits tensors and containers, a `.pkl` with one of ours, which admits
+numpy arrays; what asks for more is refused, and so is what would grow when it is opened.
 """
 
 from __future__ import annotations
@@ -10,21 +11,28 @@ import argparse
 import hashlib
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from raymrcnn.errors import WeightError
+from raymrcnn.weights.pickles import is_torch_file, read_pickle
 
 _ZIP = b"PK\x03\x04"
 _PICKLE = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 # Keys under which training programs keep the network beside their optimizer.
-_WRAPPERS = ("model", "state_dict")
+_WRAPPERS = ("model", "state_dict", "blobs")
+# What Detectron's solver notes among its blobs.
+_NO_TENSORS = ("lr", "weight_order", "model_iter", "epoch")
+EXTRA = "raymrcnn"
 
 
 def sha256_of(path: Path) -> str:
@@ -43,8 +51,23 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """What a weight file holds."""
+
+    format: str  # for people
+    state: dict[str, Tensor]  # on the CPU, under the file's own names
+    notes: dict[str, str] = field(default_factory=dict)  # the metadata of safetensors
+    extra: dict[str, Tensor] = field(default_factory=dict)  # what `convert` put beside a state
+
+
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The state dict of a `.pth`, `.pt` or `.safetensors` file, on the CPU, under its own names.
+    """The tensors of a file; see `read_content`."""
+    return read_content(path).state
+
+
+def read_content(path: Path) -> Content:
+    """The tensors of a `.pth`, `.pt`, `.pkl` or `.safetensors` file.
 
     Raises:
         WeightError: missing, malformed, cut short, hostile, or without a state dict.
@@ -54,14 +77,35 @@ def read_state(path: Path) -> dict[str, Tensor]:
             head = stream.read(9)
     except OSError as error:
         raise WeightError(f"cannot be read ({error.strerror})", where=str(path)) from None
-    if head.startswith(_ZIP) or head.startswith(_PICKLE):
-        return _state_dict(_load_pickle(path), path)
+    if head.startswith(_ZIP):
+        _require_honest_zip(path)
+        return _content("torch", _load_pickle(path), path)
+    if head.startswith(_PICKLE):
+        data = path.read_bytes()
+        if is_torch_file(data):
+            return _content("torch (before 1.6)", _load_pickle(path), path)
+        return _content("pickle of arrays", read_pickle(data, str(path)), path)
     if head[8:] == b"{":
         try:
-            return load_file(path)
+            with safe_open(path, "pt") as opened:
+                notes = opened.metadata() or {}
+            return Content(format="safetensors", state=load_file(path), notes=notes)
         except (SafetensorError, OSError) as error:
             raise _malformed(path, f"damaged safetensors: {_first_line(error)}") from None
     raise _malformed(path, "neither a torch file nor safetensors" if head else "empty")
+
+
+def _require_honest_zip(path: Path) -> None:
+    """Refuse an archive whose members are compressed or lie over each other: torch writes none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise _malformed(path, f"damaged or cut short: {_first_line(error)}") from None
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise _malformed(path, "has compressed members, which torch never writes")
+    if sum(member.file_size for member in members) > path.stat().st_size:
+        raise _malformed(path, "claims more bytes than it has")
 
 
 def _load_pickle(path: Path) -> Any:
@@ -72,7 +116,8 @@ def _load_pickle(path: Path) -> Any:
             warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a malformed pickle can raise anything; none of it is our bug
-        asked = re.search(r"GLOBAL ([\w.]+)|[Uu]nsupported (?:global|class) ([\w.]+)", str(error))
+        text = str(error)
+        asked = re.search(r"GLOBAL ([\w.]+)|[Uu]nsupported (?:global|class) ([\w.]+)", text)
         if asked:
             raise WeightError(
                 f"asks for {asked[1] or asked[2]}, which is code and not weights; nothing was run",
@@ -82,24 +127,44 @@ def _load_pickle(path: Path) -> Any:
         raise _malformed(path, f"damaged or cut short: {_first_line(error)}") from None
 
 
-def _state_dict(document: Any, path: Path) -> dict[str, Tensor]:
+def _content(format_name: str, document: Any, path: Path) -> Content:
+    extra: Any = document.get(EXTRA, {}) if isinstance(document, Mapping) else {}
     for key in _WRAPPERS:
         if isinstance(document, Mapping) and isinstance(document.get(key), Mapping):
             document = document[key]
             break
     if not isinstance(document, Mapping):
         raise _malformed(path, f"holds a {type(document).__name__}, not a state dict")
-    for name, value in document.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise _malformed(path, f"{name!r} is a {type(value).__name__}, not a tensor")
-    if not document:
+    found = _tensors(document, path)
+    if not found:
         raise _malformed(path, "holds no tensor")
-    return dict(document)
+    return Content(
+        format=format_name,
+        state=found,
+        extra=_tensors(extra, path) if isinstance(extra, Mapping) else {},
+    )
+
+
+def _tensors(document: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
+    found = {}
+    for name, value in document.items():
+        if isinstance(name, str) and isinstance(value, np.ndarray):
+            native = value.astype(value.dtype.newbyteorder("="))  # a copy that may be written
+            found[name] = torch.from_numpy(np.ascontiguousarray(native))
+        elif isinstance(name, str) and isinstance(value, Tensor):
+            found[name] = value
+        elif name in _NO_TENSORS:
+            continue
+        else:
+            raise _malformed(path, f"{str(name)[:60]!r} is a {type(value).__name__}, not a tensor")
+    return found
 
 
 def _malformed(path: Path, what: str) -> WeightError:
     return WeightError(
-        what, where=str(path), todo="give a state dict (.pth, .safetensors) or a run folder"
+        what,
+        where=str(path),
+        todo="give a state dict (.pth, .pkl, .safetensors) or a run folder",
     )
 
 

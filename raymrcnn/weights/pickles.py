@@ -1,0 +1,207 @@
+"""Pickles of numpy arrays, as Detectron and detectron2 write them, read without running anything.
+
+Nothing of numpy is called with what a file says: arrays arrive as plain records, are checked, and
+are made from their bytes. Every opcode is looked at first. What is neither number, string, bytes,
+container nor array is refused, and so is what would take more memory than the file has bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import pickletools
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from raymrcnn.errors import WeightError
+
+# Opcodes that admit no array, and take what they make from outside or from classes.
+_FORBIDDEN = frozenset(
+    {
+        "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4",
+        "NEXT_BUFFER", "READONLY_BUFFER",
+    }
+)  # fmt: skip
+_KINDS = frozenset("fiub")  # of numpy dtypes: float, integer, unsigned, boolean
+_MAX_MEMO = 10_000_000
+_MAX_NUMBER_BYTES = 64
+_TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # the first object of a file in torch's older format
+
+
+class _Refused(Exception):
+    """What the pickle asks for is no weight."""
+
+
+class _Array:
+    """What is said of one array."""
+
+    def __init__(self) -> None:
+        self.value: npt.NDArray[Any] | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, is_fortran, data = state
+        self.value = _made(_numbers(shape), dtype, data, bool(is_fortran))
+
+
+class _Dtype:
+    """What is said of one dtype."""
+
+    def __init__(self, name: Any, *_: Any) -> None:
+        dtype = np.dtype(name) if isinstance(name, str) and len(name) <= 4 else None
+        if dtype is None or dtype.kind not in _KINDS:
+            raise _Refused(f"an array of {str(name)[:40]!r}")
+        self.value = dtype
+
+    def __setstate__(self, state: Any) -> None:
+        order = state[1]
+        if order not in ("<", ">", "|", "=") or any(item is not None for item in state[2:5]):
+            raise _Refused("an array of records")
+        self.value = self.value.newbyteorder(order)
+
+
+def read_pickle(data: bytes, where: str) -> Any:
+    """The document in a pickle: dictionaries, lists, strings, numbers and numpy arrays.
+
+    Args:
+        data: the whole file. Byte strings of Python 2 are read as Latin-1.
+        where: for errors.
+
+    Raises:
+        WeightError: it asks for code, is malformed, or is cut short. Nothing was run.
+    """
+    try:
+        _look_at_opcodes(data)
+        document = _Unpickler(io.BytesIO(data), encoding="latin1").load()
+        return _plain(document, 0)
+    except _Refused as error:
+        raise WeightError(
+            f"asks for {error}, which is no weight; nothing was run",
+            where=where,
+            todo="load it where you trust it and save its arrays alone",
+        ) from None
+    except Exception as error:  # a malformed pickle can raise anything; none of it is our bug
+        text = " ".join(str(error).split())[:100] or type(error).__name__
+        raise WeightError(
+            f"damaged or cut short: {text}", where=where, todo="fetch or copy the file again"
+        ) from None
+
+
+def is_torch_file(data: bytes) -> bool:
+    """Whether a pickle is the beginning of a file in torch's older format."""
+    try:
+        return any(
+            code.name.startswith("LONG") and value == _TORCH_MAGIC
+            for code, value, _ in _first_opcodes(data[:64], 3)
+        )
+    except ValueError:
+        return False
+
+
+def _first_opcodes(data: bytes, number: int) -> list[Any]:
+    found = []
+    for item in pickletools.genops(data):
+        found.append(item)
+        if len(found) == number:
+            break
+    return found
+
+
+def _look_at_opcodes(data: bytes) -> None:
+    """Refuse before anything is built; also finds counts that lead beyond the end."""
+    for code, value, _ in pickletools.genops(data):
+        name = code.name
+        if name in _FORBIDDEN:
+            raise _Refused(f"the opcode {name}")
+        if name == "GLOBAL":
+            module, _, attribute = str(value).partition(" ")
+            _admitted(module, attribute)
+        elif name in ("PUT", "BINPUT", "LONG_BINPUT") and value > _MAX_MEMO:
+            raise ValueError(f"a memo of {value} entries")
+        elif isinstance(value, int) and value.bit_length() > 8 * _MAX_NUMBER_BYTES:
+            raise ValueError("a number of many digits")
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        return _admitted(module, name)
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise _Refused("an object from outside the file")
+
+
+def _admitted(module: str, name: str) -> Callable[..., Any]:
+    found = _ADMITTED.get((module.replace("numpy._core", "numpy.core"), name))
+    if found is None:
+        raise _Refused(f"{module}.{name}"[:80])
+    return found
+
+
+def _reconstruct(*_: Any) -> _Array:
+    return _Array()
+
+
+def _scalar(dtype: Any, data: Any = b"") -> npt.NDArray[Any]:
+    return _made((), dtype, data, False)
+
+
+def _encode(text: Any, encoding: Any = "latin1") -> bytes:
+    if encoding not in ("latin1", "latin-1") or not isinstance(text, str):
+        raise _Refused("an encoding other than Latin-1")
+    return text.encode("latin1")
+
+
+def _ndarray(*_: Any) -> Any:
+    raise _Refused("numpy.ndarray as a function")
+
+
+def _ordered(items: Any = ()) -> OrderedDict[Any, Any]:
+    return OrderedDict(items)
+
+
+_ADMITTED: dict[tuple[str, str], Callable[..., Any]] = {
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy", "ndarray"): _ndarray,
+    ("numpy", "dtype"): _Dtype,
+    ("_codecs", "encode"): _encode,
+    ("collections", "OrderedDict"): _ordered,
+}
+
+
+def _numbers(shape: Any) -> tuple[int, ...]:
+    if not isinstance(shape, tuple) or len(shape) > 8:
+        raise ValueError("an array without a shape")
+    if not all(type(n) is int and 0 <= n < 2**40 for n in shape):
+        raise ValueError(f"an array of shape {shape}")
+    return shape
+
+
+def _made(shape: tuple[int, ...], dtype: Any, data: Any, is_fortran: bool) -> npt.NDArray[Any]:
+    if not isinstance(dtype, _Dtype):
+        raise _Refused("an array of no known type")
+    if isinstance(data, str):
+        data = data.encode("latin1")
+    if not isinstance(data, bytes):
+        raise _Refused("an array of objects")
+    wanted = dtype.value.itemsize
+    for n in shape:
+        wanted *= n
+    if len(data) != wanted:
+        raise ValueError(f"an array of {wanted} bytes holds {len(data)}")
+    flat = np.frombuffer(data, dtype.value)
+    return flat.reshape(shape, order="F" if is_fortran else "C")
+
+
+def _plain(document: Any, depth: int) -> Any:
+    """The document with arrays in the place of their records; containers a few levels deep."""
+    if isinstance(document, _Array):
+        if document.value is None:
+            raise ValueError("an array without content")
+        return document.value
+    if depth < 3 and isinstance(document, Mapping):
+        return {key: _plain(value, depth + 1) for key, value in document.items()}
+    return document
