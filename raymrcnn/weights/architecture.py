@@ -15,20 +15,21 @@ from raymrcnn.config import ModelConfig
 from raymrcnn.errors import WeightError
 from raymrcnn.weights.names import BODY, CLASS_LOGITS, canonical_state, is_classifier
 
-Backbone = Literal["resnet18", "resnet50", "resnet101"]
+Backbone = Literal["resnet18", "resnet50", "resnet101", "resnext101_32x8d"]
 
-# Blocks of the four stages, and whether a block has a third convolution.
-_BACKBONES: dict[tuple[tuple[int, ...], bool], Backbone] = {
-    ((2, 2, 2, 2), False): "resnet18",
-    ((3, 4, 6, 3), True): "resnet50",
-    ((3, 4, 23, 3), True): "resnet101",
+# Blocks of the four stages, whether a block has a third convolution, and how many channels the
+# second one of the first block sees: fewer than there are where they are grouped.
+_BACKBONES: dict[tuple[tuple[int, ...], bool, int], Backbone] = {
+    ((2, 2, 2, 2), False, 64): "resnet18",
+    ((3, 4, 6, 3), True, 64): "resnet50",
+    ((3, 4, 23, 3), True, 64): "resnet101",
+    ((3, 4, 23, 3), True, 8): "resnext101_32x8d",
 }
 _NEEDED = (
     CLASS_LOGITS,
     f"{BODY}bn1.weight",
     "backbone.fpn.inner_blocks.0.0.weight",
     "rpn.head.cls_logits.weight",
-    "roi_heads.box_head.fc6.weight",
     "roi_heads.mask_head.0.0.weight",
 )
 
@@ -45,16 +46,11 @@ def infer_architecture(state: Mapping[str, Tensor]) -> tuple[ModelConfig, int]:
             "holds an ImageNet classifier, not a detector",
             todo="train from it, or give the weights of a Mask R-CNN",
         )
-    if "backbone.fpn.inner_blocks.0.1.running_mean" in state:
-        raise WeightError(
-            "holds torchvision's Mask R-CNN v2, whose norms and heads raymrcnn cannot build",
-            todo="use MaskRCNN_ResNet50_FPN_Weights.COCO_V1",
-        )
     missing = [name for name in _NEEDED if name not in state]
     if missing:
         raise WeightError(
-            f"is not a Mask R-CNN with torchvision's names: no {missing[0]}",
-            todo="give a torchvision Mask R-CNN, or a run folder of raymrcnn",
+            f"is not a Mask R-CNN of a known program: no {missing[0]}",
+            todo="give one of torchvision, maskrcnn-benchmark, Detectron, detectron2 or raymrcnn",
         )
     if len(state["rpn.head.cls_logits.weight"]) != len(ModelConfig().aspect_ratios):
         raise WeightError(
@@ -62,17 +58,35 @@ def infer_architecture(state: Mapping[str, Tensor]) -> tuple[ModelConfig, int]:
             "does not tell",
             todo="give the run folder, which does",
         )
-    group = f"{BODY}bn1.running_mean" not in state
+    norm = _norm(state)
+    box_head_convs = _count(state, r"roi_heads\.box_head\.(\d)\.0\.weight")
+    last = f"roi_heads.box_head.{box_head_convs + 1}.weight"  # a flattening layer lies between
+    box_head = state.get(last if box_head_convs else "roi_heads.box_head.fc6.weight")
+    if box_head is None:
+        raise WeightError("is not a Mask R-CNN that can be built here: its box head is another")
     config = ModelConfig(
         backbone=_backbone(state),
-        norm="group" if group else "frozen",
-        init="scratch" if group else "imagenet",
-        trainable_stages=5 if group else 3,
+        norm=norm,
+        init="scratch" if norm == "group" else "imagenet",
+        trainable_stages=5 if norm == "group" else 3,
         fpn_channels=len(state["backbone.fpn.inner_blocks.0.0.weight"]),
-        box_head_channels=len(state["roi_heads.box_head.fc6.weight"]),
+        rpn_convs=_count(state, r"rpn\.head\.conv\.(\d)\.0\.weight"),
+        box_head_convs=box_head_convs,
+        box_head_channels=len(box_head),
         mask_head_channels=len(state["roi_heads.mask_head.0.0.weight"]),
     )
     return config, len(state[CLASS_LOGITS]) - 1
+
+
+def _norm(state: Mapping[str, Tensor]) -> Literal["frozen", "group", "batch"]:
+    if f"{BODY}bn1.running_mean" not in state:
+        return "group"
+    # Only norms that learn stand in the pyramid as well.
+    return "batch" if "backbone.fpn.inner_blocks.0.1.running_mean" in state else "frozen"
+
+
+def _count(state: Mapping[str, Tensor], pattern: str) -> int:
+    return sum(re.fullmatch(pattern, name) is not None for name in state)
 
 
 def _backbone(state: Mapping[str, Tensor]) -> Backbone:
@@ -82,7 +96,9 @@ def _backbone(state: Mapping[str, Tensor]) -> Backbone:
         if found:
             blocks.setdefault(int(found[1]), set()).add(int(found[2]))
     counts = tuple(len(blocks[stage]) for stage in sorted(blocks))
-    backbone = _BACKBONES.get((counts, f"{BODY}layer1.0.conv3.weight" in state))
+    second = state.get(f"{BODY}layer1.0.conv2.weight")
+    width = second.shape[1] if second is not None and second.ndim == 4 else 0
+    backbone = _BACKBONES.get((counts, f"{BODY}layer1.0.conv3.weight" in state, width))
     if backbone is None:
         raise WeightError(
             f"has a backbone with {counts} blocks, which is none of "

@@ -31,7 +31,7 @@ _PICKLE = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 # Keys under which training programs keep the network beside their optimizer.
 _WRAPPERS = ("model", "state_dict", "blobs")
 # What Detectron's solver notes among its blobs.
-_NO_TENSORS = ("lr", "weight_order", "model_iter", "epoch")
+_NO_TENSORS = ("lr", "weight_order", "model_iter")
 EXTRA = "raymrcnn"
 
 
@@ -156,7 +156,7 @@ def _tensors(document: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
         elif name in _NO_TENSORS:
             continue
         else:
-            raise _malformed(path, f"{str(name)[:60]!r} is a {type(value).__name__}, not a tensor")
+            raise _malformed(path, f"{name!r:.60} is a {type(value).__name__}, not a tensor")
     return found
 
 

@@ -77,6 +77,8 @@ def load_into(
     state = canonical_state(state)
     own = model.state_dict()
     replaceable = {name for name in CLASS_DEPENDENT if allow_new_heads}
+    # Batch norms count their batches; nothing here reads the count, and files may lack it.
+    replaceable |= {name for name in own if name.endswith(".num_batches_tracked")}
     if is_classifier(state):
         state = classifier_to_body(state)
         if allow_new_heads:

@@ -47,13 +47,20 @@ def canonical_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def is_classifier(names: Iterable[str]) -> bool:
-    """Whether these are the names of a ResNet for ImageNet, alone."""
-    return {"conv1.weight", "layer1.0.conv1.weight"} <= set(names)
+    """Whether these are the names of a ResNet for ImageNet, alone, or of a backbone's body."""
+    names = set(names)
+    return {"conv1.weight", "layer1.0.conv1.weight"} <= names or (
+        bool(names) and all(name.startswith(BODY) for name in names)
+    )
 
 
 def classifier_to_body(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A ResNet classifier's tensors as those of a backbone's body; its last layer is dropped."""
-    return {BODY + name: t for name, t in state.items() if name not in ("fc.weight", "fc.bias")}
+    return {
+        BODY + name.removeprefix(BODY): tensor
+        for name, tensor in state.items()
+        if name not in ("fc.weight", "fc.bias")
+    }
 
 
 def _today(name: str) -> str:

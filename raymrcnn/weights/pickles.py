@@ -119,7 +119,7 @@ def _look_at_opcodes(data: bytes) -> None:
         if name == "GLOBAL":
             module, _, attribute = str(value).partition(" ")
             _admitted(module, attribute)
-        elif name in ("PUT", "BINPUT", "LONG_BINPUT") and value > _MAX_MEMO:
+        elif name in ("PUT", "BINPUT", "LONG_BINPUT") and int(value or 0) > _MAX_MEMO:
             raise ValueError(f"a memo of {value} entries")
         elif isinstance(value, int) and value.bit_length() > 8 * _MAX_NUMBER_BYTES:
             raise ValueError("a number of many digits")

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from raymrcnn.weights.names import BODY, canonical_state, is_classifier
+from raymrcnn.weights.names import canonical_state, is_classifier
 
 Sheet = Literal["torchvision", "detectron", "detectron2"]
 _Rule = tuple[str, "str | Callable[[re.Match[str]], str]"]
@@ -258,7 +258,7 @@ _CAFFE2_DROPPED = {
     r".*_momentum": "momentum of the training that made it",
     r"conv1_b|res_conv1_bn_b_momentum": "a bias that the norm behind it takes the place of",
     r"(fc1000|pred)_[wb]": "the ImageNet classes",
-    r"lr|weight_order|model_iter|epoch": "the state of the training that made it",
+    r"lr|weight_order|model_iter": "the state of the training that made it",
 }
 
 
@@ -293,19 +293,11 @@ def _renamed(
         for pattern, replacement in rules:
             match = re.fullmatch(pattern, name)
             if match:
-                here = match.expand(replacement) if isinstance(replacement, str) else replacement(match)
-                found[here] = tensor
+                if isinstance(replacement, str):
+                    found[match.expand(replacement)] = tensor
+                else:
+                    found[replacement(match)] = tensor
                 break
         else:
             found[name] = tensor
     return found, dropped
-
-
-def body_of(named: Named) -> dict[str, Tensor]:
-    """The backbone's tensors of a source that is a backbone alone."""
-    assert named.is_backbone
-    return {
-        name if name.startswith(BODY) else BODY + name: tensor
-        for name, tensor in named.state.items()
-        if name not in ("fc.weight", "fc.bias")
-    }

@@ -6,8 +6,10 @@ network is another package's work.
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,12 @@ from raymrcnn.config import ModelConfig, recipe_from_json
 from raymrcnn.errors import ConfigError, DataError, WeightError
 from raymrcnn.structures import Category, ModelInfo
 from raymrcnn.weights.architecture import infer_architecture
-from raymrcnn.weights.files import read_state, sha256_of
-from raymrcnn.weights.names import canonical_state
+from raymrcnn.weights.files import Content, read_content, read_state, sha256_of
+from raymrcnn.weights.programs import Sheet, recognise
 from raymrcnn.weights.torchvision_names import NORM_EPS, coco_categories, fetch, hash_prefix_of
 
 FORMAT = 1  # of checkpoint.json
-COCO_LABELS = 90  # a torchvision COCO model has a label for every id up to 90, used or not
+INFO_NOTE = "raymrcnn"  # key of the record in the metadata of safetensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,11 @@ class WeightSource:
     digest: str  # SHA-256 of the file that holds the tensors
     description: str  # for people
     norm_eps: float | None = None  # of its frozen batch norms; None: the conventions' own
+    format: str = "safetensors"  # of the file, for people
+    program: str = "raymrcnn"  # that made it, for people
+    # Sheets of conventions that the weights are at home in, the program's own first.
+    conventions: tuple[Sheet, ...] = ("torchvision",)
+    dropped: Mapping[str, str] = field(default_factory=dict)  # names without a use here, and why
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +58,12 @@ class ModelSource:
 
 
 def load_source(source: str) -> WeightSource:
-    """Read weights.
+    """Read weights of raymrcnn, torchvision, maskrcnn-benchmark, Detectron or detectron2.
 
     Args:
-        source: a torchvision weight name (`MaskRCNN_ResNet50_FPN_Weights.COCO_V1`), a `.pth`, `.pt`
-            or `.safetensors` file, a checkpoint folder, or a run folder (its newest checkpoint).
+        source: a torchvision weight name (`MaskRCNN_ResNet50_FPN_Weights.COCO_V1`), a `.pth`,
+            `.pt`, `.pkl` or `.safetensors` file, a checkpoint folder, or a run folder (its newest
+            checkpoint).
 
     Raises:
         WeightError: nothing there, or not weights.
@@ -77,8 +85,9 @@ def load_source(source: str) -> WeightSource:
 def load_model_source(source: str) -> ModelSource:
     """Read the weights of a detector, and tell its architecture and categories.
 
-    Of a bare state dict the architecture is told from the tensors; with 90 classes the labels are
-    COCO's ids, as torchvision has it; otherwise label n is the category "class n" of id n.
+    Of a bare state dict the architecture is told from the tensors. Labels of 90 classes are COCO's
+    ids, as torchvision has it, those of 80 classes COCO's categories in the order of their ids, as
+    the other programs have it; otherwise label n is the category "class n" of id n.
 
     Raises:
         WeightError: nothing there, not weights, or not a Mask R-CNN that can be built here.
@@ -91,12 +100,8 @@ def load_model_source(source: str) -> ModelSource:
             config, num_classes = infer_architecture(found.state)
         except WeightError as error:
             raise WeightError(error.what, where=found.description, todo=error.todo) from None
-        config = replace(config, frozen_norm_eps=found.norm_eps)
-        info = ModelInfo(
-            categories=coco_categories()
-            if num_classes == COCO_LABELS
-            else tuple(Category(id=i, name=f"class {i}") for i in range(1, num_classes + 1))
-        )
+        config = replace(config, frozen_norm_eps=found.norm_eps, conventions=found.conventions[0])
+        info = ModelInfo(categories=_categories(num_classes))
     return ModelSource(
         state=found.state,
         config=config,
@@ -106,6 +111,16 @@ def load_model_source(source: str) -> ModelSource:
         digest=found.digest,
         description=found.description,
     )
+
+
+def _categories(num_classes: int) -> tuple[Category | None, ...]:
+    coco = coco_categories()
+    if num_classes == len(coco):
+        return coco
+    used = tuple(category for category in coco if category is not None)
+    if num_classes == len(used):
+        return used
+    return tuple(Category(id=i, name=f"class {i}") for i in range(1, num_classes + 1))
 
 
 def _from_torchvision(name: str) -> WeightSource:
@@ -122,12 +137,42 @@ def _from_torchvision(name: str) -> WeightSource:
 
 def _from_file(path: Path, description: str) -> WeightSource:
     digest = sha256_of(path)
+    content = read_content(path)
+    if INFO_NOTE in content.notes:
+        return _converted(content, digest, description)
+    named = recognise(content.state)
+    state = {**named.state, **content.extra}
     return WeightSource(
-        state=canonical_state(read_state(path)),
+        state=state,
         info=None,
         digest=digest,
         description=description,
-        norm_eps=NORM_EPS.get(digest[:8]),
+        norm_eps=NORM_EPS.get(digest[:8], named.norm_eps),
+        format=content.format,
+        program=named.program,
+        conventions=named.conventions,
+        dropped=named.dropped,
+    )
+
+
+def _converted(content: Content, digest: str, description: str) -> WeightSource:
+    """A safetensors file with the record that `convert` and nobody else puts into it."""
+    try:
+        info = model_info(json.loads(content.notes[INFO_NOTE]))
+    except (LookupError, TypeError, ValueError) as error:
+        raise WeightError(
+            f"has a malformed {INFO_NOTE} record ({type(error).__name__}: {error})",
+            where=description,
+            todo="convert the file anew",
+        ) from None
+    config = _config(info, description)
+    return WeightSource(
+        state=content.state,
+        info=info,
+        digest=digest,
+        description=description,
+        norm_eps=config.frozen_norm_eps,
+        conventions=(config.conventions,),
     )
 
 
@@ -152,7 +197,7 @@ def _from_checkpoint(folder: Path) -> WeightSource:
         raise WeightError(error.what, where=error.where) from None
     try:
         version, sealed = document["format"], document["files"][rundir.MODEL_FILE]
-        info = _model_info(document["model_info"])
+        info = model_info(document["model_info"])
         expected = (sealed["bytes"], sealed["sha256"])
     except (LookupError, TypeError, ValueError) as error:
         raise WeightError(
@@ -178,10 +223,16 @@ def _from_checkpoint(folder: Path) -> WeightSource:
         digest=digest,
         description=f"{folder} (step {document.get('step')})",
         norm_eps=_config(info, str(folder)).frozen_norm_eps,
+        conventions=(_config(info, str(folder)).conventions,),
     )
 
 
-def _model_info(document: dict[str, Any]) -> ModelInfo:
+def model_info(document: dict[str, Any]) -> ModelInfo:
+    """Read the record of a model that stands in checkpoints and in converted files.
+
+    Raises:
+        LookupError, TypeError, ValueError: it is malformed.
+    """
     return ModelInfo(
         model=dict(document["model"]),
         categories=tuple(

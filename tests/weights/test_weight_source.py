@@ -20,7 +20,7 @@ from raymrcnn.model.maskrcnn import MaskRCNN, build_mask_rcnn
 from raymrcnn.recipes import tiny
 from raymrcnn.structures import Category, ModelInfo
 from raymrcnn.train.checkpoint import save_checkpoint
-from raymrcnn.weights import infer_architecture, load_model_source, load_source
+from raymrcnn.weights import infer_architecture, load_into, load_model_source, load_source
 from raymrcnn.weights.torchvision_names import NORM_EPS, coco_categories, fetch
 
 State = dict[str, Tensor]
@@ -132,10 +132,21 @@ def test_torchvisions_own_model_is_told_from_its_tensors() -> None:
     assert infer_architecture(theirs.state_dict()) == (ModelConfig(), 90)
 
 
-def test_torchvisions_second_version_is_refused() -> None:
+def test_torchvisions_second_version_is_told_and_loads_whole() -> None:
     theirs = maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=3)
-    with pytest.raises(WeightError, match="v2"):
-        infer_architecture(theirs.state_dict())
+    config, num_classes = infer_architecture(theirs.state_dict())
+    assert (config.norm, config.rpn_convs, config.box_head_convs) == ("batch", 2, 4)
+    model = build_mask_rcnn(config, num_classes, 64, 96)
+    state = {n: t + 1 for n, t in theirs.state_dict().items() if "num_batches" not in n}
+    load_into(model, state, allow_new_heads=False)
+    ours = model.state_dict()
+    assert all(torch.equal(ours[name], tensor) for name, tensor in state.items())
+
+
+def test_grouped_convolutions_are_told_from_plain_ones() -> None:
+    with torch.device("meta"):
+        model = build_mask_rcnn(ModelConfig(backbone="resnext101_32x8d"), 80, 64, 96)
+    assert infer_architecture(model.state_dict())[0].backbone == "resnext101_32x8d"
 
 
 @pytest.mark.parametrize(
