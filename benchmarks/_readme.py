@@ -43,6 +43,12 @@ def rows() -> list[tuple[str, str, str, str]]:
             f"{train['times_torchvision']['raymrcnn']:.2f}",
         ),
         (
+            "the same in bfloat16",
+            f"torchvision, float32 {step_s['torchvision']:.1f} s",
+            f"{step_s['raymrcnn_low']:.1f} s",
+            f"{train['times_torchvision']['raymrcnn_low']:.2f}",
+        ),
+        (
             "scoring boxes and masks, 5000 images, 36 000 objects, identical numbers",
             f"pycocotools {score['pycocotools_s']:.1f} s",
             f"{score['raymrcnn_s']:.1f} s",
