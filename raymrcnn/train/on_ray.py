@@ -196,7 +196,8 @@ def _polled(board: Any) -> Iterator[bool]:
 def _explained(error: BaseException) -> RaymrcnnError:
     """One line for what Ray Train raised."""
     workers = getattr(error, "worker_failures", {})
-    causes = [getattr(failure, "cause", None) or failure for failure in workers.values()]
+    # Ray wraps what a worker raised, and offers no public way to it.
+    causes = [getattr(failure, "_base_exc", failure) for failure in workers.values()]
     told = [cause for cause in causes if isinstance(cause, RaymrcnnError)]
     if told:  # the others only lost their peer
         return told[0]
