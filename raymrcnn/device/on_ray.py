@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from raymrcnn.device.accelerator import CPU, CUDA, MLU, Accelerator, num_cards
 from raymrcnn.device.host_memory import reuse_freed_memory
-from raymrcnn.errors import ClusterError, DeviceError, RunError
+from raymrcnn.errors import ClusterError, DeviceError, RaymrcnnError, RunError
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchConfig
@@ -145,6 +145,20 @@ def card_errors(accelerator: Accelerator) -> Iterator[None]:
             where=f"node {socket.gethostname()}",
             todo="run the same command again to go on; where it comes back, take that card out",
         ) from error
+
+
+def told_error(error: BaseException | None) -> RaymrcnnError | None:
+    """The error of ours that Ray wrapped, however deep, in whichever of its ways."""
+    if error is None or isinstance(error, RaymrcnnError):
+        return error
+    # None of these but `cause` is public.
+    wrapped = [getattr(error, name, None) for name in ("cause", "_base_exc", "controller_failure")]
+    for inner in (*wrapped, error.__cause__):
+        if isinstance(inner, BaseException) and inner is not error:
+            found = told_error(inner)
+            if found is not None:
+                return found
+    return None
 
 
 def _card(accelerator: Accelerator) -> str:

@@ -25,6 +25,7 @@ from raymrcnn.device.on_ray import (
     card_errors,
     quiet_loggers,
     ray_session,
+    told_error,
     torch_config,
     worker_device,
     worker_resources,
@@ -196,11 +197,11 @@ def _polled(board: Any) -> Iterator[bool]:
 def _explained(error: BaseException) -> RaymrcnnError:
     """One line for what Ray Train raised."""
     workers = getattr(error, "worker_failures", {})
-    # Ray wraps what a worker raised, and offers no public way to it.
-    causes = [getattr(failure, "_base_exc", failure) for failure in workers.values()]
-    told = [cause for cause in causes if isinstance(cause, RaymrcnnError)]
-    if told:  # the others only lost their peer
-        return told[0]
+    # Of several workers one tells what went wrong, and the others that they lost a peer.
+    for failure in (*workers.values(), error):
+        told = told_error(failure)
+        if told is not None:
+            return told
     for rank, failure in sorted(workers.items()):
         lines = [line for line in str(failure).splitlines() if line.strip()]
         return RunError(

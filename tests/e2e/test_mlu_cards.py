@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import SETS, call, start, wait_until
+from commands import COMMAND, SETS, call, start, wait_until
 from fakes.conftest import simulator  # noqa: F401  (the fixture)
 from small import prepared, run_here
 
@@ -141,27 +143,48 @@ def test_a_card_that_dies_is_named(made_up: Path, cards: dict[str, str], tmp_pat
     (dead / "1").touch()
     output, _ = driver.communicate(timeout=300)
     assert driver.returncode == 1, output
-    assert "mlu card 1 failed: CNRT error" in output
+    assert "mlu card 1 failed: CNRT error" in output, output[-700:]
     (dead / "1").unlink()
     words = train_words(made_up, tmp_path / "run", "--workers", 2, "--set", "optim.max_iter=20")
     assert call(*words, env=env)["status"] == "complete"
+
+
+@contextlib.contextmanager
+def two_raylets(env: dict[str, str], *words: str) -> Iterator[str]:
+    """The address of two raylets on this machine, each with two cards of its own."""
+    script = Path(__file__).with_name("two_raylets.py")
+    cluster = subprocess.Popen(
+        [sys.executable, str(script), *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True, env=env,
+    )  # fmt: skip
+    assert cluster.stdin is not None
+    assert cluster.stdout is not None
+    try:
+        yield cluster.stdout.readline().strip()
+    finally:
+        cluster.stdin.close()
+        cluster.wait(60)
+
+
+def test_a_cluster_that_does_not_number_its_cards_is_refused(
+    made_up: Path, cards: dict[str, str], tmp_path: Path
+) -> None:
+    with two_raylets(cards, "unnumbered") as address:
+        done = subprocess.run(
+            [*COMMAND, *map(str, train_words(made_up, tmp_path / "run", "--cluster", address))],
+            env=cards, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "was started without numbers for its MLU cards" in done.stderr
+    assert "export RAY_custom_unit_instance_resources=" in done.stderr
 
 
 @pytest.mark.slow
 def test_two_hosts_of_two_cards_each(
     made_up: Path, cards: dict[str, str], on_cards: Path, tmp_path: Path
 ) -> None:
-    """Two raylets on this machine, each with two cards of its own."""
     env = {**cards, "TORCH_MLU_SIM_LOG": str(tmp_path / "log")}
-    script = Path(__file__).with_name("two_raylets.py")
-    cluster = subprocess.Popen(
-        [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        text=True, env=env,
-    )  # fmt: skip
-    assert cluster.stdin is not None
-    assert cluster.stdout is not None
-    try:
-        address = cluster.stdout.readline().strip()
+    with two_raylets(env) as address:
         run, out = tmp_path / "run", tmp_path / "predictions"
         call(*train_words(made_up, run, "--cluster", address), env=env)
         require_one_card_each(tmp_path / "log", {0, 1, 2, 3})  # every card, without a flag
@@ -169,6 +192,3 @@ def test_two_hosts_of_two_cards_each(
         (tmp_path / "log").unlink()
         call(*infer_words(made_up, on_cards, out, "--cluster", address), env=env)
         require_one_card_each(tmp_path / "log", {0, 2})  # an actor a block, spread over the hosts
-    finally:
-        cluster.stdin.close()
-        cluster.wait(60)

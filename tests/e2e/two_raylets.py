@@ -1,4 +1,7 @@
-"""A cluster of two raylets on this machine, two simulated MLU cards each; ends with its stdin."""
+"""A cluster of two raylets on this machine, two simulated MLU cards each; ends with its stdin.
+
+With the word "unnumbered" as by somebody who forgot cluster/env.sh.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ from ray.cluster_utils import Cluster
 
 from raymrcnn.device.mlu_workers.on_ray import UNIT_INSTANCES, unit_instance_resources
 
-os.environ[UNIT_INSTANCES] = unit_instance_resources()
+if sys.argv[1:] != ["unnumbered"]:
+    os.environ[UNIT_INSTANCES] = unit_instance_resources()
 os.environ["MLU_VISIBLE_DEVICES"] = "0,1"
 nodes = Cluster(
     initialize_head=True,

@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+import torch
 from ray.train.torch import TorchConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymrcnn.device import mlu
+from raymrcnn.device.accelerator import MLU
+from raymrcnn.device.on_ray import card_errors
 from raymrcnn.errors import ClusterError
 
 RESOURCE = "MLU"
@@ -72,10 +75,13 @@ def take_card() -> int | str:
     Raises:
         ClusterError: the raylet of this node does not number its cards.
         DeviceError: the card is not there, or torch_mlu cannot be used.
+        CardError: it does no work.
     """
     _require_numbered(socket.gethostname(), os.environ.get(UNIT_INSTANCES))
     card = mlu.show_only(_unit())
     mlu.load()
+    with card_errors(MLU):
+        torch.zeros(1, device=torch.device(MLU.torch_type, 0)).item()  # is it alive?
     return card
 
 

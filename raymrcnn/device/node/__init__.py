@@ -1,0 +1,1 @@
+"""What a node of a cluster tells Ray of its cards."""
