@@ -18,7 +18,7 @@ import torch
 from raymrcnn import rundir, storage
 from raymrcnn.config import Recipe
 from raymrcnn.data.images import decode_image
-from raymrcnn.device.accelerator import pick
+from raymrcnn.device.accelerator import CPU, pick
 from raymrcnn.device.choice.on_ray import chosen_cards, require_known_batch
 from raymrcnn.errors import DataError, OutputError
 from raymrcnn.infer.job import InferJob, load_predictor
@@ -51,7 +51,7 @@ class TrainResult:
 class InferResult:
     """How a prediction job ended."""
 
-    folder: Path
+    folder: Path | str  # a path, or a URI where one was given
     manifest: dict[str, Any]
     scores: Scores | dict[str, Any] | None
     already_done: bool  # nothing was left to do
@@ -152,9 +152,13 @@ def infer(
     images: Sequence[str] = (),
     score: bool = True,
     workers: int = 0,
+    decode_workers: int = 0,
     device: str = "auto",
-    batch_size: int = 32,
+    batch_size: int = 0,
     dtype: str = "float32",
+    compile: bool = False,
+    tta_flip: bool = False,
+    tta_scales: Sequence[int] = (),
     score_threshold: float = 0.05,
     max_detections: int = 100,
     max_failures: int = -1,
@@ -169,15 +173,20 @@ def infer(
 
     Args:
         weights: a file, a run folder or a torchvision weight name.
-        out: the predictions folder.
-        data: root of a COCO data set, or None with `images`.
+        out: the predictions folder, a path or a URI.
+        data: root of a COCO data set, or None with `images`; a sharded one may be a URI.
         split: of that data set.
-        images: folders, globs, list files and image files.
+        images: folders, globs, list files, image files, tars and parquet shards, or URIs of them.
         score: whether a split is scored against its annotations at the end.
-        workers: actors, one a card; 0: every card, and 1 on a CPU.
+        workers: actors, one a card; 0: every card, and one a machine on CPUs.
+        decode_workers: processes that only decode, on any machine of the cluster; 0: none, the
+            threads of each actor do it.
         device: auto, cpu, cuda or mlu.
-        batch_size: images a card takes at once.
+        batch_size: images a card takes at once; 0: 32, and 4 on a CPU.
         dtype: float32, float16 or bfloat16.
+        compile: whether torch compiles the backbone first.
+        tta_flip: whether each image is also seen mirrored (test-time augmentation).
+        tta_scales: short sides in pixels that each image is seen at; none: the model's own.
         score_threshold: a detection must score above.
         max_detections: kept of an image.
         max_failures: images that may fail before the job stops; -1: any number.
@@ -191,23 +200,31 @@ def infer(
     Raises:
         RaymrcnnError: see its kinds.
     """
-    from raymrcnn.infer.on_ray import run_inference
+    from raymrcnn.infer.on_ray import num_machines, run_inference
 
     with chosen_cards(device, workers, accelerator, cluster) as cards:
+        on_cpu = cards.accelerator is CPU
+        batch_size = batch_size or (4 if on_cpu else 32)
         require_known_batch(cards, batch_size, force=force)
         prepared = prepare_infer(
             InferJob(
                 weights=_absolute(weights) or weights,
-                out=rundir.local_path(out, "--out"),
-                data_root=None if data is None else rundir.local_path(data, "--data"),
+                out=storage.place(out),
+                data_root=None if data is None else storage.place(data),
                 split=split,
                 images=tuple(images),
                 score=score,
                 accelerator=cards.accelerator.name,
                 card_model=cards.model,
-                workers=cards.workers,
+                workers=num_machines(cluster)
+                if on_cpu and cluster and not workers
+                else cards.workers,
+                decode_workers=decode_workers,
                 batch_size=batch_size,
                 dtype=dtype,
+                compile=compile,
+                tta_flip=tta_flip,
+                tta_scales=tuple(tta_scales),
                 score_threshold=score_threshold,
                 max_detections=max_detections,
                 max_failures=max_failures,
@@ -216,17 +233,18 @@ def infer(
         )
         before = prepared.predictions
         if on_start is not None:
-            done = sum(len(before.rows_of(block)) for block in before.done())
-            on_start(int(before.manifest["num_images"]), done)
-        with rundir.exclusive(before.folder):
+            on_start(int(before.manifest["num_images"]), before.num_done())
+        # An object store has no locks; commits of two jobs there are the same and do not clash.
+        here = before.folder if isinstance(before.folder, Path) else None
+        with rundir.exclusive(here) if here else contextlib.nullcontext():
             after, scores = run_inference(
                 prepared, cluster=cluster, on_block=on_block or (lambda summary: None)
             )
-        kept = after.folder / rundir.SCORES
+        kept = here and here / rundir.SCORES
         return InferResult(
             folder=after.folder,
             manifest=after.manifest,
-            scores=scores or (rundir.read_json(kept) if kept.exists() else None),
+            scores=scores or (rundir.read_json(kept) if kept and kept.exists() else None),
             already_done=before.complete and scores is None,
         )
 

@@ -54,12 +54,12 @@ def step_name(step: int) -> str:
 
 def part_name(block: int) -> str:
     """The name of the results file of one block of input images."""
-    return f"part-{block:06d}.parquet"
+    return f"part-{block:09d}.parquet"
 
 
 def failed_name(block: int) -> str:
     """The name of the failures file of one block, until the job is complete."""
-    return f"failed-{block:06d}.parquet"
+    return f"failed-{block:09d}.parquet"
 
 
 def local_path(text: str | os.PathLike[str], option: str) -> Path:

@@ -2,7 +2,7 @@
 
 A name is a URI (`s3://bucket/folder?region=...`, `gs://`, `hdfs://`, `abfs://`, `file:///`), or a
 path of this machine. Object stores have no rename: a write is one upload, visible when it is whole.
-Nothing is cached here, and nothing is deleted.
+Nothing is cached here, and only `remove` deletes.
 """
 
 from __future__ import annotations
@@ -141,6 +141,33 @@ def write(uri: str, data: bytes) -> None:
             stream.write(data)
     except (pa.ArrowException, OSError) as error:
         raise _unwritable(uri, error) from None
+
+
+def remove(uri: str) -> None:
+    """Delete a file; one that is not there is no error.
+
+    Raises:
+        OutputError: the storage refuses.
+    """
+    system, path = open_uri(uri)
+    try:
+        system.delete_file(path)
+    except FileNotFoundError:
+        return
+    except (pa.ArrowException, OSError) as error:
+        raise _unwritable(uri, error) from None
+
+
+def files_below(uri: str) -> list[str]:
+    """Names of all files in a folder and its folders, relative to it, sorted; raises as `names`."""
+    system, path = open_uri(uri)
+    try:
+        found = system.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=True))
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(uri, error) from None
+    return sorted(
+        os.path.relpath(item.path, path) for item in found if item.type == fs.FileType.File
+    )
 
 
 def upload(source: Path, uri: str) -> None:

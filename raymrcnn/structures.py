@@ -91,6 +91,10 @@ class ImageRef:
     # Pixels as its annotations say, which tells the frame they were drawn in; 0: no annotations.
     width: int = 0
     height: int = 0
+    # Where the uri is a file of many images: bytes of it (a tar), or the row of it (parquet).
+    offset: int = 0
+    length: int = 0  # bytes; 0: the whole file
+    row: int = -1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,20 +45,24 @@ def infer(
         ),
     ] = "MaskRCNN_ResNet50_FPN_Weights.COCO_V1",
     data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Root of a data set in COCO's layout.")
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="Root of a data set in COCO's layout; a sharded one may be a URI.",
+        ),
     ] = None,
     split: Annotated[str, typer.Option(help="Split of --data.")] = "val2017",
     images: Annotated[
         list[str] | None,
         typer.Option(
             metavar="WHERE",
-            help="Instead of --data: a folder, a glob in quotes, a "
-            ".txt list or an image; may be given again.",
+            help="Instead of --data: a folder, a glob in quotes, a .txt list, an image, tars or "
+            "parquet shards, or URIs of them (s3://...); may be given again.",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Predictions folder.")] = Path(
-        "predictions"
-    ),
+    out: Annotated[
+        str, typer.Option(metavar="DIR", help="Predictions folder, a path or a URI.")
+    ] = "predictions",
     mode: Annotated[
         str | None,
         typer.Option(
@@ -67,8 +71,24 @@ def infer(
             show_default=False,
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images a card takes at once.")] = 32,
+    batch_size: Annotated[
+        int, typer.Option(min=0, help="Images a card takes at once; 0: 32, and 4 on a CPU.")
+    ] = 0,
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
+    compile_model: Annotated[
+        bool, typer.Option("--compile", help="Have torch compile the backbone: a slower start.")
+    ] = False,
+    tta: Annotated[
+        str | None,
+        typer.Option(metavar="flip", help="Test-time augmentation: see each image mirrored too."),
+    ] = None,
+    tta_scales: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,...",
+            help="Test-time augmentation: see each image at these short sides, in pixels.",
+        ),
+    ] = None,
     score_threshold: Annotated[
         float, typer.Option(help="A detection must score above, 0 to 1.")
     ] = 0.05,
@@ -95,6 +115,14 @@ def infer(
         typer.Option(min=0, metavar="SEED", help="A sample of the images, not the first ones."),
     ] = None,
     workers: Workers = 0,
+    decode_workers: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Processes that only read and decode images, on any machine of the cluster; 0: "
+            "threads beside each card do.",
+        ),
+    ] = 0,
     device: Device = "auto",
     cluster: Cluster = None,
     accelerator: CardModel = None,
@@ -114,9 +142,10 @@ def infer(
         rundir.prepare_output(coco_json.expanduser().absolute().parent)
     result = run(
         progress, weights=weights, data=data, split=split, images=tuple(images or ()), out=out,
-        score=_scores(mode, data), batch_size=batch_size, dtype=dtype,
-        score_threshold=score_threshold, max_detections=max_detections, max_failures=max_failures,
-        limit=limit, workers=workers, device=device, cluster=cluster,
+        score=_scores(mode, data), batch_size=batch_size, dtype=dtype, compile=compile_model,
+        tta_flip=_flips(tta), tta_scales=_scales(tta_scales), score_threshold=score_threshold,
+        max_detections=max_detections, max_failures=max_failures, limit=limit, workers=workers,
+        decode_workers=decode_workers, device=device, cluster=cluster,
         accelerator=accelerator, force=force,
     )  # fmt: skip
     if coco_json is not None:
@@ -135,29 +164,8 @@ def run(progress: ProgressLine, **options: Any) -> Any:
     """
     from raymrcnn import api
 
-    total, done, failed, new = 0, 0, 0, 0
-    began = time.perf_counter()
-
-    def on_start(images: int, before: int) -> None:
-        nonlocal total, done
-        total, done = images, before
-        if before:
-            progress.note(f"going on: {before} of {images} images are done")
-
-    def on_block(block: Any) -> None:
-        nonlocal done, failed, new, began
-        if not new:
-            began = time.perf_counter() - block.seconds  # without the start of Ray and the actors
-        done, new = done + block.num_images, new + block.num_images
-        failed += block.num_failures
-        rate = new / (time.perf_counter() - began)
-        progress.show(
-            f"{done}/{total} images  left {duration((total - done) / rate)}  {rate:.1f} images/s  "
-            f"{failed} failed",
-            last=done >= total,
-        )
-
-    result = api.infer(on_start=on_start, on_block=on_block, **options)
+    line = _JobLine(progress)
+    result = api.infer(on_start=line.start, on_block=line.block, **options)
     progress.close()
     return result
 
@@ -166,10 +174,51 @@ def _draw(result: Any, count: int | None, seed: int | None, *, predict: bool) ->
     """Draw the images that were asked for; by default those of a prediction, once."""
     from raymrcnn import api
 
-    if count is None and (not predict or result.already_done) and seed is None:
+    skipped = not predict or result.already_done or isinstance(result.folder, str)
+    if count is None and seed is None and skipped:
         return None
     count = OVERLAYS if count is None else count
     return api.draw(result.folder, count, sample_seed=seed) if count else None
+
+
+class _JobLine:
+    """What a prediction job is at, in one line.
+
+    Args:
+        progress: where to show it.
+    """
+
+    def __init__(self, progress: ProgressLine) -> None:
+        self._progress = progress
+        self._total = self._done = self._failed = self._new = 0
+        self._began = time.perf_counter()
+        self._noted = False
+
+    def start(self, images: int, before: int) -> None:
+        """The input is known, and what was done of it before."""
+        self._total, self._done = images, before
+        if before and before < images:
+            self._progress.note(f"going on: {before} of {images} images are done")
+
+    def block(self, block: Any) -> None:
+        """A block was committed."""
+        now = time.perf_counter()
+        if not self._new:
+            self._began = now - block.seconds  # without the start of Ray and the actors
+        if block.note and not self._noted:
+            self._noted = True
+            self._progress.note(block.note)
+        self._new += block.num_images
+        self._done += block.num_images
+        self._failed += block.num_failures
+        rate = self._new / max(now - self._began, 1e-9)
+        left = self._total - self._done
+        self._progress.show(
+            f"{self._done}/{self._total} images  left {duration(left / rate)}  {rate:.1f} images/s"
+            f"  {self._failed} failed  queues: {block.num_ready} decoded, {block.num_to_paste} "
+            f"batches to paste, {left} images to come",
+            last=not left,
+        )
 
 
 def report(result: Any, coco_json: Path | None, as_json: bool, drawn: Any = None) -> None:
@@ -181,7 +230,8 @@ def report(result: Any, coco_json: Path | None, as_json: bool, drawn: Any = None
     if as_json:
         print_json({"predictions": str(result.folder), "num_images": manifest["num_images"],
                     "num_failures": failures, "images_per_s": manifest.get("images_per_s"),
-                    "already_done": result.already_done,
+                    "device_wait_share": manifest.get("device_wait_share"),
+                    "stages": manifest.get("stages"), "already_done": result.already_done,
                     "gallery": drawn and str(drawn.gallery),
                     "scores": metrics_of(result)})  # fmt: skip
         return
@@ -191,6 +241,8 @@ def report(result: Any, coco_json: Path | None, as_json: bool, drawn: Any = None
         print_scores(scores)
     note = f", {failures} failed (failures.parquet says why)" if failures else ""
     typer.echo(f"{manifest['num_images']} images{note}: {result.folder}")
+    if not result.already_done and manifest.get("stages"):
+        typer.echo(_where_time_went(manifest))
     if coco_json is not None:
         typer.echo(f"COCO results: {coco_json}")
     if drawn is not None:
@@ -199,7 +251,38 @@ def report(result: Any, coco_json: Path | None, as_json: bool, drawn: Any = None
             typer.echo(f"  {note}")
 
 
-def _scores(mode: str | None, data: Path | None) -> bool:
+def _where_time_went(manifest: dict[str, Any]) -> str:
+    stages = manifest["stages"]
+    whole = max(sum(stages.values()), 1e-9)
+    parts = ", ".join(
+        f"{name.removesuffix('_s')} {seconds / whole:.0%}" for name, seconds in stages.items()
+    )
+    return (
+        f"{manifest['images_per_s']:.1f} images/s; the device stood idle "
+        f"{manifest['device_wait_share']:.0%} of the time; work of all threads: {parts}"
+    )
+
+
+def _flips(tta: str | None) -> bool:
+    from raymrcnn.errors import ConfigError
+
+    if tta not in (None, "flip"):
+        raise ConfigError(f"{tta!r} is not flip", where="--tta", todo="for scales: --tta-scales")
+    return tta is not None
+
+
+def _scales(text: str | None) -> tuple[int, ...]:
+    from raymrcnn.errors import ConfigError
+
+    try:
+        return tuple(int(side) for side in text.split(",")) if text else ()
+    except ValueError:
+        raise ConfigError(
+            f"{text!r} is no list of whole numbers", where="--tta-scales", todo="write 640,800"
+        ) from None
+
+
+def _scores(mode: str | None, data: str | None) -> bool:
     from raymrcnn.errors import ConfigError
 
     if mode not in (None, "evaluation", "predict"):

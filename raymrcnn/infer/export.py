@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 from raymrcnn import rundir
-from raymrcnn.infer.sink import read_results
+from raymrcnn.infer.sink import Folder, read_results
 from raymrcnn.rows import coco_results
 
 
-def write_coco_json(folder: Path, path: Path) -> None:
+def write_coco_json(folder: Folder, path: Path) -> None:
     """Commit the results of a predictions folder as a COCO results file, an image at a time.
 
     Raises:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import torch
 
-from raymrcnn.data.coco import CocoIndex, open_split
+from raymrcnn import storage
+from raymrcnn.data.coco import CocoIndex
+from raymrcnn.data.store import FolderImages, ImageStore, open_dataset
 from raymrcnn.device.accelerator import ROWS, Accelerator, parse_dtype
 from raymrcnn.errors import ConfigError, DataError, WeightError
 from raymrcnn.infer.sink import Predictions, open_predictions
 from raymrcnn.infer.sources import images_named, images_of_split
 from raymrcnn.model.maskrcnn import MaskRCNN, build_mask_rcnn
-from raymrcnn.model.predictor import Predictor
-from raymrcnn.structures import Category, ImageRef
+from raymrcnn.model.predictor import Predictor, View, views_of
+from raymrcnn.structures import Category
 from raymrcnn.weights.load import load_into
-from raymrcnn.weights.source import load_model_source
+from raymrcnn.weights.source import ModelSource, load_model_source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,16 +29,20 @@ class InferJob:
     """One prediction job as the user asked for it."""
 
     weights: str
-    out: Path
-    data_root: Path | None = None  # a COCO data set, or
+    out: Path | str  # a path or a URI
+    data_root: Path | str | None = None  # a COCO data set, also a sharded one behind a URI; or
     split: str = "val2017"
-    images: tuple[str, ...] = ()  # folders, globs, lists and files
+    images: tuple[str, ...] = ()  # folders, globs, lists, files, tars, parquet shards, URIs
     score: bool = True  # against the annotations of the split, at the end
     accelerator: str = "cpu"
     card_model: str | None = None  # only cards of this model; None: any
     workers: int = 1
+    decode_workers: int = 0  # processes of their own that decode, on any node; 0: the card's host
     batch_size: int = 32
     dtype: str = "float32"
+    compile: bool = False
+    tta_flip: bool = False
+    tta_scales: tuple[int, ...] = ()  # short sides, pixels
     score_threshold: float = 0.05
     max_detections: int = 100
     max_failures: int = -1  # images; -1: any number
@@ -46,7 +55,9 @@ class PreparedInfer:
 
     job: InferJob
     predictions: Predictions
-    index: CocoIndex | None
+    index: CocoIndex | None = None
+    store: ImageStore | None = None  # of the images of `index`
+    source: ModelSource | None = None  # None: the caller brings a labeler of its own
 
 
 def prepare(job: InferJob) -> PreparedInfer:
@@ -57,21 +68,23 @@ def prepare(job: InferJob) -> PreparedInfer:
     """
     _require_options(job)
     dtype = parse_dtype(job.dtype, ROWS[job.accelerator])
-    index, refs = _images(job)
-    _, categories, digest = _model(job.weights)
+    index, store, tables = _images(job)
+    source = load_model_source(job.weights)
+    _built(source)  # tells now what does not fit
     if index is not None and job.score:
-        _require_categories(job, categories, index)
-    named = [c for c in categories if c is not None]
+        _require_categories(job, source.categories, index)
+    named = [c for c in source.categories if c is not None]
     predictions = open_predictions(
         job.out,
-        refs,
+        tables,
         {
-            "weights": digest,
+            "weights": source.digest,
             "dtype": str(dtype).removeprefix("torch."),
             "score_threshold": job.score_threshold,
             "max_detections": job.max_detections,
             "annotations": index.fingerprint if index is not None else None,
             "limit": job.limit,
+            **_tta(job),
         },
         {
             "options": {
@@ -81,12 +94,13 @@ def prepare(job: InferJob) -> PreparedInfer:
                 "max_detections": job.max_detections,
                 "batch_size": job.batch_size,
                 "device": job.accelerator,
+                **_tta(job),
             },
             "data": None if index is None else {"root": str(job.data_root), "split": job.split},
             "categories": [[c.id, c.name] for c in named],
         },
     )
-    return PreparedInfer(job=job, predictions=predictions, index=index)
+    return PreparedInfer(job=job, predictions=predictions, index=index, store=store, source=source)
 
 
 def load_predictor(
@@ -96,8 +110,6 @@ def load_predictor(
     dtype: str = "float32",
     score_threshold: float = 0.05,
     max_detections: int = 100,
-    *,
-    digest: str = "",
 ) -> Predictor:
     """A predictor with these weights on a device.
 
@@ -108,25 +120,55 @@ def load_predictor(
         dtype: float32, float16 or bfloat16.
         score_threshold: a detection must score above.
         max_detections: kept of an image.
-        digest: that the weights must have; "": any.
 
     Raises:
         WeightError, DeviceError, ConfigError: one line each.
     """
     chosen = parse_dtype(dtype, accelerator)
-    model, categories, found = _model(weights)
-    if digest and digest != found:
-        raise WeightError("changed while the job ran", where=weights, todo="start it anew")
-    ids = [None if c is None else c.id for c in categories]
-    return Predictor(model, ids, device, chosen, score_threshold, max_detections)
+    source = load_model_source(weights)
+    ids = [None if c is None else c.id for c in source.categories]
+    return Predictor(_built(source), ids, device, chosen, score_threshold, max_detections)
+
+
+def predictor_of(job: InferJob, source: ModelSource, device: torch.device) -> Predictor:
+    """The predictor that a job asks for."""
+    ids = [None if c is None else c.id for c in source.categories]
+    return Predictor(
+        _built(source),
+        ids,
+        device,
+        parse_dtype(job.dtype, ROWS[job.accelerator]),
+        job.score_threshold,
+        job.max_detections,
+        views=_views(job),
+        compile_backbone=job.compile,
+    )
+
+
+def _tta(job: InferJob) -> dict[str, object]:
+    """Of test-time augmentation, what decides results; nothing where there is none."""
+    asked = {"tta_flip": job.tta_flip, "tta_scales": list(job.tta_scales)}
+    return {name: value for name, value in asked.items() if value}
+
+
+def _views(job: InferJob) -> tuple[View, ...]:
+    return views_of(job.tta_scales, job.tta_flip)
 
 
 def _require_options(job: InferJob) -> None:
     for name, value in (("--batch-size", job.batch_size), ("--max-detections", job.max_detections)):
         if value < 1:
             raise ConfigError(f"{value} is not positive", where=name)
+    if any(side < 1 for side in job.tta_scales):
+        raise ConfigError(f"{min(job.tta_scales)} is not positive", where="--tta-scales")
     if not 0.0 <= job.score_threshold < 1.0:
         raise ConfigError(f"{job.score_threshold} is not in [0, 1)", where="--score-threshold")
+    if storage.is_uri(job.out) and job.data_root is not None and job.score:
+        raise ConfigError(
+            "predictions behind a URI are not scored on the way",
+            where="--out",
+            todo="give --mode predict, or a path for --out",
+        )
     if (job.data_root is None) == (not job.images):
         raise ConfigError(
             "give either a data set or images" if job.images else "nothing to predict on",
@@ -135,15 +177,19 @@ def _require_options(job: InferJob) -> None:
         )
 
 
-def _images(job: InferJob) -> tuple[CocoIndex | None, list[ImageRef]]:
+def _images(
+    job: InferJob,
+) -> tuple[CocoIndex | None, ImageStore | None, Iterator[pa.Table]]:
     if job.data_root is None:
-        return None, images_named(job.images, job.limit)
-    index = open_split(job.data_root, job.split)
-    return index, images_of_split(index, job.data_root, job.split, job.limit)
+        return None, None, images_named(job.images, job.limit)
+    root = job.data_root if storage.is_uri(job.data_root) else Path(job.data_root)
+    index, store = open_dataset(root, job.split)
+    single = isinstance(store, FolderImages)
+    folder = Path(os.fspath(root)) if single else None
+    return index, store, images_of_split(index, folder, job.split, job.limit)
 
 
-def _model(weights: str) -> tuple[MaskRCNN, tuple[Category | None, ...], str]:
-    source = load_model_source(weights)
+def _built(source: ModelSource) -> MaskRCNN:
     model = build_mask_rcnn(
         source.config, len(source.categories), source.short_side, source.long_side
     )
@@ -151,7 +197,7 @@ def _model(weights: str) -> tuple[MaskRCNN, tuple[Category | None, ...], str]:
         load_into(model, source.state, allow_new_heads=False)
     except WeightError as error:
         raise WeightError(error.what, where=source.description, todo=error.todo) from None
-    return model.eval(), source.categories, source.digest
+    return model.eval()
 
 
 def _require_categories(

@@ -2,32 +2,47 @@
 
 Each actor reads, decodes, predicts, pastes and commits its block itself (see `labeler`), so what
 passes through Ray is block numbers in and small summaries out, whatever the number of images.
+Weights and the index of the data set travel once to each node, through the object store. With
+decode workers, and only then, pixels travel too: from them to the cards.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
+import torch
 
-from raymrcnn.device.accelerator import CPU, ROWS
+from raymrcnn.device.accelerator import CPU, ROWS, Accelerator
 from raymrcnn.device.choice.on_ray import label_selector
 from raymrcnn.device.on_ray import quiet_loggers, ray_session, worker_device, worker_resources
-from raymrcnn.errors import RaymrcnnError, RunError
-from raymrcnn.infer.job import InferJob, PreparedInfer, load_predictor
-from raymrcnn.infer.labeler import BlockSummary, Labeler
+from raymrcnn.errors import DataError, RaymrcnnError, RunError
+from raymrcnn.infer.fetch import Fetcher
+from raymrcnn.infer.job import InferJob, PreparedInfer, predictor_of
+from raymrcnn.infer.labeler import BlockLabeler, BlockSummary, Decoder, Labeler
 from raymrcnn.infer.sink import Predictions, finish, image_ids
+from raymrcnn.infer.threads import choose_num_threads
 from raymrcnn.rundir import SCORES, write_json
 from raymrcnn.score.coco import Scores
 from raymrcnn.score.on_ray import score_predictions
+from raymrcnn.structures import ImageRef
 
 IN_FLIGHT = 2  # blocks an actor holds: one decodes while the other is on the device
 MAX_RAY_BLOCKS = 10_000
+STAGES = ("decode_s", "device_s", "paste_s", "commit_s")
+
+# Memory that an actor is declared to take, bytes: a process with torch; copies of the weights; an
+# image decoded; and on a CPU the activations of an image of 800 x 1333.
+_PROCESS, _WEIGHT_COPIES, _DECODED, _ACTIVATIONS = 1 << 30, 3, 4 << 20, 320 << 20
+
+MakeLabeler = Callable[[int], BlockLabeler]  # given the number of actors on its machine
 
 
 def run_inference(
@@ -35,6 +50,7 @@ def run_inference(
     *,
     cluster: str | None,
     on_block: Callable[[BlockSummary], None],
+    make_labeler: MakeLabeler | None = None,
 ) -> tuple[Predictions, Scores | None]:
     """Label what is not labelled yet, gather the failures, and score where asked.
 
@@ -42,24 +58,26 @@ def run_inference(
         prepared: the job.
         cluster: see `ray_session`.
         on_block: called in this thread for each block as it is committed.
+        make_labeler: called in each actor; None: a predictor with the job's weights.
 
     Raises:
         RaymrcnnError: of an actor, as it was raised there; or more failures than allowed.
     """
     job, predictions = prepared.job, prepared.predictions
-    scores_path = predictions.folder / SCORES
-    wants_scores = prepared.index is not None and job.score
-    if predictions.complete and (scores_path.exists() or not wants_scores):
-        return predictions, None
-    accelerator = ROWS[job.accelerator]
-    with ray_session(cluster, accelerator, job.workers):
+    if prepared.index is None or not job.score:
         if not predictions.complete:
-            predictions = _label(prepared, on_block)
-        if not wants_scores:
-            return predictions, None
-        assert prepared.index is not None
+            with ray_session(cluster, ROWS[job.accelerator], job.workers):
+                predictions = _label(prepared, on_block, make_labeler)
+        return predictions, None
+    assert isinstance(predictions.folder, Path)  # `prepare` has seen to that
+    scores_path = predictions.folder / SCORES
+    if predictions.complete and scores_path.exists():
+        return predictions, None
+    with ray_session(cluster, ROWS[job.accelerator], job.workers):
+        if not predictions.complete:
+            predictions = _label(prepared, on_block, make_labeler)
         scores = score_predictions(
-            predictions.folder,
+            predictions.folder,  # type: ignore[arg-type]
             prepared.index,
             images=image_ids(predictions.folder) if job.limit else "all",
         )
@@ -67,27 +85,41 @@ def run_inference(
         return predictions, scores
 
 
-def _label(prepared: PreparedInfer, on_block: Callable[[BlockSummary], None]) -> Predictions:
+def num_machines(cluster: str) -> int:
+    """Machines of a cluster that have a core to give."""
+    with ray_session(cluster, CPU, 1):
+        return len(_nodes(CPU))
+
+
+def _label(
+    prepared: PreparedInfer,
+    on_block: Callable[[BlockSummary], None],
+    make_labeler: MakeLabeler | None,
+) -> Predictions:
     predictions, allowed = prepared.predictions, prepared.job.max_failures
     failed, first = predictions.failures()
     _require_few(failed, first, allowed)
     began, done = time.perf_counter(), 0
-    wait_s = device_s = 0.0
-    for summary in _summaries(prepared, predictions.pending()):
+    spent = dict.fromkeys((*STAGES, "idle_s"), 0.0)
+    for summary in _summaries(prepared, predictions.pending(), make_labeler):
+        if not done:
+            began = time.perf_counter() - summary.seconds  # without the start of the actors
         on_block(summary)
         done += summary.num_images
         failed += summary.num_failures
-        wait_s += summary.wait_s
-        device_s += summary.device_s
+        for stage in spent:
+            spent[stage] += getattr(summary, stage)
         first = first or summary.error
         _require_few(failed, first, allowed)
     seconds = time.perf_counter() - began
+    idle_s = spent.pop("idle_s")
     return finish(
         predictions,
         {
             "seconds": seconds,
             "images_per_s": done / max(seconds, 1e-9),
-            "device_wait_share": wait_s / max(wait_s + device_s, 1e-9),
+            "device_wait_share": idle_s / max(idle_s + spent["device_s"], 1e-9),
+            "stages": spent,
         },
     )
 
@@ -101,16 +133,23 @@ def _require_few(failed: int, first: str, allowed: int) -> None:
         )
 
 
-def _summaries(prepared: PreparedInfer, pending: list[int]) -> Iterator[BlockSummary]:
+def _summaries(
+    prepared: PreparedInfer, pending: list[int], make_labeler: MakeLabeler | None
+) -> Iterator[BlockSummary]:
     if not pending:
         return
     job = prepared.job
     accelerator = ROWS[job.accelerator]
     resources = worker_resources(accelerator)
+    workers = min(job.workers, len(pending))
+    workers_here, node_memory = _shares(accelerator, workers)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.max_consecutive_actor_init_deaths = 3  # of which a node that dies is one
     quiet_loggers()  # ray.data sets its own levels when it is imported
+    decoders = _start_decoders(prepared, accelerator) if make_labeler is None else []
+    make = make_labeler or _make_labeler(prepared, decoders)
     blocks = ray.data.from_numpy(np.array(pending, np.int64)).repartition(
         min(len(pending), MAX_RAY_BLOCKS)
     )
@@ -119,12 +158,12 @@ def _summaries(prepared: PreparedInfer, pending: list[int]) -> Iterator[BlockSum
         batch_size=1,
         # Small, so that an actor that dies is started again from the call alone.
         fn_constructor_kwargs={
-            "job": job,
+            "make_labeler": make,
             "predictions": prepared.predictions,
-            "workers": min(job.workers, len(pending)),
+            "workers_here": workers_here,
         },
         compute=ray.data.ActorPoolStrategy(
-            size=min(job.workers, len(pending)),
+            size=workers,
             max_tasks_in_flight_per_actor=2 * IN_FLIGHT,
             # On a CPU decoding and predicting would only take turns at the same cores.
             max_concurrent_calls_per_actor=1 if accelerator is CPU else IN_FLIGHT,
@@ -134,37 +173,101 @@ def _summaries(prepared: PreparedInfer, pending: list[int]) -> Iterator[BlockSum
         num_gpus=resources.get("GPU"),
         resources={k: v for k, v in resources.items() if k not in ("CPU", "GPU")},
         label_selector=label_selector(accelerator, job.card_model),
+        memory=min(_memory_of(prepared), node_memory) if node_memory else None,
     )
     try:
         for row in labelled.iter_rows():
             yield BlockSummary(**row)
     except ray.exceptions.RayError as error:
         raise _explained(error) from error
+    finally:
+        for actor in decoders:
+            ray.kill(actor)
+
+
+def _shares(accelerator: Accelerator, workers: int) -> tuple[int, int]:
+    """Actors on a machine, and the bytes of memory that one of them may take there at most."""
+    nodes = _nodes(accelerator)
+    here = -(-workers // max(len(nodes), 1))
+    memories = [int(node["memory"]) for node in nodes if node.get("memory")]
+    return here, int(min(memories) * 0.9 / here) if memories else 0
+
+
+def _nodes(accelerator: Accelerator) -> list[dict[str, float]]:
+    """The resources of each machine that has such a card, or a core."""
+    return [
+        node["Resources"]
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"] and node["Resources"].get(accelerator.ray_resource, 0) >= 1
+    ]
+
+
+def _memory_of(prepared: PreparedInfer) -> int:
+    """Bytes that an actor will take, roughly, so that Ray does not put too much on a node."""
+    job, source = prepared.job, prepared.source
+    weights = sum(t.numel() * t.element_size() for t in source.state.values()) if source else 0
+    per_image = 3 * _DECODED + (_ACTIVATIONS if job.accelerator == CPU.name else 0)
+    return _PROCESS + _WEIGHT_COPIES * weights + job.batch_size * per_image
+
+
+@dataclass(frozen=True)
+class _CardLabeler:
+    """Makes the labeler of an actor; small, what is large is in the object store."""
+
+    job: InferJob
+    predictions: Predictions
+    source: Any  # a reference to the weights' source, without tensors, and to
+    state: Any  # the tensors as arrays
+    store: Any  # of the data set's images, or None
+    decoders: list[Any]
+
+    def __call__(self, workers_here: int) -> Labeler:
+        accelerator = ROWS[self.job.accelerator]
+        device = worker_device(accelerator, workers_here)
+        source, arrays, store = ray.get([self.source, self.state, self.store])
+        state = {name: torch.as_tensor(np.array(value)) for name, value in arrays.items()}
+        predictor = predictor_of(self.job, replace(source, state=state), device)
+        if accelerator is CPU:  # whose cores are busy with the network
+            choose_num_threads(predictor.rehearse, torch.get_num_threads())
+            share = 1
+        else:
+            predictor.rehearse(source.short_side // 64 * 64, source.long_side // 64 * 64)
+            share = max(2, len(os.sched_getaffinity(0)) // workers_here)
+        num_remote = -(-len(self.decoders) // max(self.job.workers, 1))
+        return Labeler(
+            predictor,
+            self.predictions.folder,
+            self.job.batch_size,
+            decode_threads=2 * num_remote if num_remote else share,
+            decode=_RemoteDecoder(self.decoders) if self.decoders else Decoder(Fetcher(store)),
+        )
+
+
+def _make_labeler(prepared: PreparedInfer, decoders: list[Any]) -> _CardLabeler:
+    source = prepared.source
+    assert source is not None, "a job without weights brings its labeler"
+    arrays = {  # NumPy has no bfloat16
+        k: (v.float() if v.dtype is torch.bfloat16 else v).numpy() for k, v in source.state.items()
+    }
+    return _CardLabeler(
+        job=prepared.job,
+        predictions=prepared.predictions,
+        source=ray.put(replace(source, state={})),
+        state=ray.put(arrays),
+        store=ray.put(prepared.store),
+        decoders=decoders,
+    )
 
 
 class _Actor:
     """One card of the pool."""
 
-    def __init__(self, job: InferJob, predictions: Predictions, workers: int) -> None:
+    def __init__(
+        self, make_labeler: MakeLabeler, predictions: Predictions, workers_here: int
+    ) -> None:
         quiet_loggers()
         self._predictions = predictions
-        accelerator = ROWS[job.accelerator]
-        predictor = load_predictor(
-            job.weights,
-            accelerator,
-            worker_device(accelerator, workers),
-            job.dtype,
-            job.score_threshold,
-            job.max_detections,
-            digest=predictions.manifest["fingerprint"]["weights"],
-        )
-        cores = os.cpu_count() or 1
-        self._labeler = Labeler(
-            predictor,
-            predictions.folder,
-            job.batch_size,
-            decode_threads=1 if accelerator is CPU else max(2, cores // max(workers, 1)),
-        )
+        self._labeler = make_labeler(workers_here)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         summaries = [
@@ -173,6 +276,53 @@ class _Actor:
         ]
         rows = [asdict(summary) for summary in summaries]
         return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+class _DecodeActor:
+    """A process that only fetches and decodes."""
+
+    def __init__(self, store: Any) -> None:
+        quiet_loggers()
+        torch.set_num_threads(1)
+        self._decode = Decoder(Fetcher(store))
+
+    def decode(self, ref: ImageRef) -> tuple[Any, str]:
+        """The pixels, or None and the reason."""
+        try:
+            return self._decode(ref).numpy(), ""
+        except DataError as error:
+            return None, error.what
+
+
+class _RemoteDecoder:
+    """An image to pixels by the next of the decode actors; called from many threads."""
+
+    def __init__(self, actors: list[Any]) -> None:
+        self._next = itertools.cycle(actors)
+
+    def __call__(self, ref: ImageRef) -> torch.Tensor:
+        pixels, error = ray.get(next(self._next).decode.remote(ref))
+        if error:
+            raise DataError(error)
+        return torch.from_numpy(np.array(pixels))  # what lies in the object store is read-only
+
+
+def _start_decoders(prepared: PreparedInfer, accelerator: Accelerator) -> list[Any]:
+    number = prepared.job.decode_workers
+    if not number:
+        return []
+    # What is left beside the cards, and a core for Ray Data's own tasks, which would starve else.
+    totals: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    of_cards = worker_resources(accelerator)["CPU"] * prepared.job.workers
+    left = max(0.0, totals.get("CPU", 0) - of_cards - 1)
+    store = ray.put(prepared.store)
+    actor = ray.remote(_DecodeActor).options(
+        num_cpus=int(min(1.0, left / number) * 100) / 100,
+        scheduling_strategy="SPREAD",
+        max_restarts=-1,
+        max_task_retries=-1,
+    )
+    return [actor.remote(store) for _ in range(number)]
 
 
 def _explained(error: BaseException) -> RaymrcnnError:

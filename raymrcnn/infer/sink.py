@@ -1,18 +1,21 @@
-"""Results on disk, each image exactly once, whatever is killed and started again.
+"""Results that commit, each image exactly once, whatever is killed and started again.
 
-The input is cut into blocks of consecutive images, and block k becomes `part-k.parquet`, written
-under another name and renamed: the file is there whole or not at all. What is left to do is the
-blocks without a file. A job's fingerprint stands in the manifest, and another job is refused.
+The input is cut into blocks of consecutive images, and block k becomes `part-k.parquet`: on a disk
+written under another name and renamed, in an object store one upload. The file is there whole or
+not at all. What is left to do is the blocks without a file. A job's fingerprint stands in the
+manifest, and another job is refused.
 
 A block's failures are committed beside it, before it, and gathered into one file at the end.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +26,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raymrcnn import rundir
+from raymrcnn import rundir, storage
 from raymrcnn.errors import DataError, OutputError
+from raymrcnn.infer.inputs import IMAGE_SCHEMA, ROWS_AT_ONCE, Tables, refs_in
 from raymrcnn.rows import FAILURE_SCHEMA, failures_table, iter_detections, results_table
 from raymrcnn.structures import Detections, Failure, ImageRef
 
@@ -33,23 +37,15 @@ FORMAT = 1
 # workers, large enough that a million images make few files.
 MIN_BLOCK_ROWS, MAX_BLOCK_ROWS, BLOCKS_WANTED = 16, 256, 64
 
+Folder = Path | str  # of predictions: on this machine, or a URI
 _PART = re.compile(r"part-(\d+)\.parquet")
-_IMAGE_SCHEMA = pa.schema(
-    [
-        ("image_id", pa.int64()),
-        ("file_name", pa.string()),
-        ("uri", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-    ]
-)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
     """A predictions folder that was opened for one job."""
 
-    folder: Path
+    folder: Folder
     manifest: dict[str, Any]
 
     @property
@@ -69,18 +65,23 @@ class Predictions:
 
     def done(self) -> list[int]:
         """Blocks that are committed, in order."""
-        matches = (_PART.fullmatch(entry.name) for entry in os.scandir(self.folder))
+        matches = (_PART.fullmatch(name) for name in _names(self.folder))
         return sorted(int(match[1]) for match in matches if match)
+
+    def num_done(self) -> int:
+        """Images of the committed blocks."""
+        return sum(len(self.rows_of(block)) for block in self.done())
 
     def failures(self) -> tuple[int, str]:
         """How many images of the committed blocks failed, and the first one's name and reason."""
+        failed, done = set(_files(self.folder, rundir.FAILED_GLOB)), self.done()
         count, first = 0, ""
-        for block in self.done():
-            path = _failed(self.folder, block)
-            if path.exists():
-                row = pq.read_table(path).slice(0, 1).to_pylist()[0]
+        for block in done if failed else []:
+            if rundir.failed_name(block) in failed:
+                table = _read_table(_at(self.folder, rundir.failed_name(block)))
+                row = table.slice(0, 1).to_pylist()[0]
                 first = first or f"{row['file_name']}: {row['error']}"
-                count += pq.read_metadata(path).num_rows
+                count += table.num_rows
         return count, first
 
     def rows_of(self, block: int) -> range:
@@ -90,16 +91,13 @@ class Predictions:
 
 
 def open_predictions(
-    folder: Path,
-    images: Sequence[ImageRef],
-    fingerprint: dict[str, Any],
-    about: dict[str, Any],
+    folder: Folder, images: Tables, fingerprint: dict[str, Any], about: dict[str, Any]
 ) -> Predictions:
     """Start a job in a folder, or go on with the same job there.
 
     Args:
         folder: of the predictions.
-        images: the input, in order.
+        images: the input, in order, see `inputs`.
         fingerprint: what decides the results, JSON-ready; the digest of `images` is added.
         about: what else the manifest says, JSON-ready.
 
@@ -107,32 +105,31 @@ def open_predictions(
         OutputError: the folder cannot be written, or holds other files or another job.
         DataError: two images have one id, or the folder's manifest is damaged.
     """
-    _require_unique(images)
-    fingerprint = {**fingerprint, "images": _digest(images)}
-    path = folder / rundir.MANIFEST
-    if path.exists():
+    if _exists(_at(folder, rundir.MANIFEST)):
         manifest = read_manifest(folder)
-        _require_same(folder, manifest["fingerprint"], fingerprint)
+        digest, _ = _spool(images, None)
+        _require_same(folder, manifest["fingerprint"], {**fingerprint, "images": digest})
         return Predictions(folder=folder, manifest=manifest)
-    rundir.prepare_output(folder)
-    if any(folder.glob(rundir.PART_GLOB)):
-        raise OutputError(
-            "holds results without a manifest", where=str(folder), todo="choose another --out"
-        )
-    table = pa.table(
-        {name: [getattr(ref, name) for ref in images] for name in _IMAGE_SCHEMA.names},
-        schema=_IMAGE_SCHEMA,
-    )
-    _write_table(folder / rundir.IMAGES, table)
+    with tempfile.TemporaryDirectory(prefix="raymrcnn-images-") as spool:
+        local = Path(spool, rundir.IMAGES)
+        with rundir.disk_errors(spool):
+            digest, num_images = _spool(images, local)
+        if isinstance(folder, Path):
+            rundir.prepare_output(folder)
+        if _files(folder, rundir.PART_GLOB):
+            raise OutputError(
+                "holds results without a manifest", where=str(folder), todo="choose another --out"
+            )
+        storage.upload(local, _at(folder, rundir.IMAGES))
     manifest = {
         "format": FORMAT,
         "status": "running",
-        "num_images": len(images),
-        "block_rows": block_rows(len(images)),
-        "fingerprint": fingerprint,
+        "num_images": num_images,
+        "block_rows": block_rows(num_images),
+        "fingerprint": {**fingerprint, "images": digest},
         **about,
     }
-    rundir.write_json(path, manifest)
+    _write_manifest(folder, manifest)
     return Predictions(folder=folder, manifest=manifest)
 
 
@@ -141,44 +138,51 @@ def block_rows(num_images: int) -> int:
     return max(MIN_BLOCK_ROWS, min(MAX_BLOCK_ROWS, -(-num_images // BLOCKS_WANTED)))
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Folder) -> dict[str, Any]:
     """What a predictions folder says of its job.
 
     Raises:
         DataError: the manifest is missing, damaged, or of another version.
     """
-    path = folder / rundir.MANIFEST
-    manifest = rundir.read_json(path)
+    path = _at(folder, rundir.MANIFEST)
+    manifest = _read_json(path)
     keys = ("status", "num_images", "block_rows", "fingerprint")
     if not isinstance(manifest, dict) or any(key not in manifest for key in keys):
         raise DataError(
             "is not the manifest of predictions",
-            where=str(path),
+            where=path,
             todo="give a folder that `raymrcnn infer` wrote",
         )
     if manifest.get("format") != FORMAT:
         raise DataError(
             f"has format {manifest.get('format')!r}, and {FORMAT} is known",
-            where=str(path),
+            where=path,
             todo="use the version of raymrcnn that wrote it",
         )
     return manifest
 
 
-def read_images(folder: Path, rows: range) -> list[ImageRef]:
-    """The input of some rows."""
-    table = pq.read_table(folder / rundir.IMAGES, memory_map=True).slice(rows.start, len(rows))
-    return [ImageRef(**row) for row in table.to_pylist()]
+def read_images(folder: Folder, rows: range) -> list[ImageRef]:
+    """The input of some rows; of the file, no more than the row groups that hold them are read."""
+    with _parquet(_at(folder, rundir.IMAGES)) as file:
+        sizes = [file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)]
+        ends = np.cumsum(sizes)
+        first = int(np.searchsorted(ends, rows.start, side="right"))
+        last = int(np.searchsorted(ends, rows.stop - 1, side="right"))
+        table = file.read_row_groups(list(range(first, last + 1)))
+    before = int(ends[first]) - sizes[first]
+    return refs_in(table.slice(rows.start - before, len(rows)))
 
 
-def image_ids(folder: Path) -> npt.NDArray[np.int64]:
+def image_ids(folder: Folder) -> npt.NDArray[np.int64]:
     """The ids of all images of the job, int64, in order."""
-    table = pq.read_table(folder / rundir.IMAGES, columns=["image_id"])
+    with _parquet(_at(folder, rundir.IMAGES)) as file:
+        table = file.read(columns=["image_id"])
     return table.column("image_id").to_numpy()  # type: ignore[no-any-return]
 
 
 def commit_block(
-    folder: Path, block: int, detections: Sequence[Detections], failures: Sequence[Failure]
+    folder: Folder, block: int, detections: Sequence[Detections], failures: Sequence[Failure]
 ) -> None:
     """Write the results of one block; the block counts once this returns, and not before.
 
@@ -186,11 +190,12 @@ def commit_block(
         OutputError: the disk refuses.
     """
     # First the failures: the results file is the mark that both are there.
+    failed = _at(folder, rundir.failed_name(block))
     if failures:
-        _write_table(_failed(folder, block), failures_table(failures))
+        _write_table(failed, failures_table(failures))
     else:
-        _failed(folder, block).unlink(missing_ok=True)
-    _write_table(folder / rundir.part_name(block), results_table(detections))
+        _remove(failed)
+    _write_table(_at(folder, rundir.part_name(block)), results_table(detections))
 
 
 def finish(predictions: Predictions, about: dict[str, Any]) -> Predictions:
@@ -205,61 +210,88 @@ def finish(predictions: Predictions, about: dict[str, Any]) -> Predictions:
         return predictions
     folder = predictions.folder
     assert not predictions.pending(), "a job is finished when every block is committed"
-    parts = [path for b in range(predictions.num_blocks) if (path := _failed(folder, b)).exists()]
-    tables = [pq.read_table(path) for path in parts]
-    gathered = pa.concat_tables([FAILURE_SCHEMA.empty_table(), *tables])
-    _write_table(folder / rundir.FAILURES, gathered)
+    parts = [_at(folder, name) for name in _files(folder, rundir.FAILED_GLOB)]
+    gathered = pa.concat_tables([FAILURE_SCHEMA.empty_table(), *map(_read_table, parts)])
+    _write_table(_at(folder, rundir.FAILURES), gathered)
     manifest = {
         **predictions.manifest,
         "status": "complete",
         "num_failures": gathered.num_rows,
         **about,
     }
-    rundir.write_json(folder / rundir.MANIFEST, manifest)
-    for path in (*parts, *folder.glob(f"{rundir.TMP_PREFIX}*")):
-        path.unlink(missing_ok=True)
+    _write_manifest(folder, manifest)
+    left = [_at(folder, name) for name in _files(folder, f"{rundir.TMP_PREFIX}*")]
+    for path in (*parts, *left):
+        _remove(path)
     return Predictions(folder=folder, manifest=manifest)
 
 
-def read_results(folder: Path) -> Iterator[Detections]:
+def read_results(folder: Folder) -> Iterator[Detections]:
     """Every committed result, in the order of the input.
 
     Raises:
         DataError: the folder holds no predictions.
     """
-    parts = sorted(folder.glob(rundir.PART_GLOB))
+    parts = _files(folder, rundir.PART_GLOB)
     if not parts:
         raise DataError(
             "no predictions here", where=str(folder), todo="give a folder of `raymrcnn infer`"
         )
-    for path in parts:
-        yield from iter_detections(pq.read_table(path), str(path))
+    for name in parts:
+        path = _at(folder, name)
+        yield from iter_detections(_read_table(path), path)
 
 
-def _failed(folder: Path, block: int) -> Path:
-    return folder / rundir.failed_name(block)
+def _spool(images: Tables, path: Path | None) -> tuple[str, int]:
+    """Write the input to a file where one is given; its digest, and how many images it is.
+
+    Raises:
+        DataError: two images have one id.
+    """
+    digest, ids = hashlib.sha256(), [np.zeros(0, np.int64)]
+    writer = pq.ParquetWriter(path, IMAGE_SCHEMA, compression="zstd") if path else None
+    try:
+        for table in _pieces(images):
+            keys = table.column("image_id").to_pylist()
+            names = table.column("file_name").to_pylist()
+            rows = (f"{key}\0{name}\n" for key, name in zip(keys, names, strict=True))
+            digest.update("".join(rows).encode())
+            ids.append(table.column("image_id").to_numpy())
+            if writer:
+                writer.write_table(table, row_group_size=ROWS_AT_ONCE)
+    finally:
+        if writer:
+            writer.close()
+    every = np.concatenate(ids)
+    _require_unique(every, path)
+    return digest.hexdigest(), len(every)
 
 
-def _write_table(path: Path, table: pa.Table) -> None:
-    rundir.write_atomic(path, lambda tmp: pq.write_table(table, tmp, compression="zstd"))
+def _pieces(images: Tables) -> Iterator[pa.Table]:
+    """The same rows in tables of one size, so that row groups are neither many nor large."""
+    held = IMAGE_SCHEMA.empty_table()
+    for table in images:
+        held = pa.concat_tables([held, table])
+        while held.num_rows >= ROWS_AT_ONCE:
+            yield held.slice(0, ROWS_AT_ONCE).combine_chunks()
+            held = held.slice(ROWS_AT_ONCE)
+    if held.num_rows:
+        yield held.combine_chunks()
 
 
-def _digest(images: Sequence[ImageRef]) -> str:
-    digest = hashlib.sha256()
-    for ref in images:
-        digest.update(f"{ref.image_id}\0{ref.file_name}\n".encode())
-    return digest.hexdigest()
+def _require_unique(ids: npt.NDArray[np.int64], path: Path | None) -> None:
+    ordered = np.sort(ids)
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not len(twice):
+        return
+    name = ""
+    if path is not None:
+        same = pq.read_table(path, filters=[("image_id", "=", int(twice[0]))])
+        name = same.column("file_name")[-1].as_py()
+    raise DataError(f"two images have the id {twice[0]}", where=name)
 
 
-def _require_unique(images: Sequence[ImageRef]) -> None:
-    seen: set[int] = set()
-    for ref in images:
-        if ref.image_id in seen:
-            raise DataError(f"two images have the id {ref.image_id}", where=ref.file_name)
-        seen.add(ref.image_id)
-
-
-def _require_same(folder: Path, there: dict[str, Any], asked: dict[str, Any]) -> None:
+def _require_same(folder: Folder, there: dict[str, Any], asked: dict[str, Any]) -> None:
     others = sorted(
         name
         for name in {*there, *asked}
@@ -273,3 +305,67 @@ def _require_same(folder: Path, there: dict[str, Any], asked: dict[str, Any]) ->
             where=str(folder),
             todo="choose another --out, or give the same options to go on",
         )
+
+
+def _at(folder: Folder, name: str) -> str:
+    return storage.join(os.fspath(folder), name)
+
+
+def _names(folder: Folder) -> list[str]:
+    if storage.is_uri(folder):
+        return storage.names(str(folder))
+    try:
+        return [entry.name for entry in os.scandir(folder)]
+    except FileNotFoundError:
+        return []
+
+
+def _files(folder: Folder, pattern: str) -> list[str]:
+    return sorted(name for name in _names(folder) if fnmatch.fnmatchcase(name, pattern))
+
+
+def _exists(path: str) -> bool:
+    return storage.size(path) is not None if storage.is_uri(path) else os.path.exists(path)
+
+
+def _parquet(path: str) -> pq.ParquetFile:
+    return pq.ParquetFile(storage.open_file(path) if storage.is_uri(path) else path)
+
+
+def _read_table(path: str) -> pa.Table:
+    with _parquet(path) as file:
+        return file.read()
+
+
+def _write_table(path: str, table: pa.Table) -> None:
+    if storage.is_uri(path):
+        buffer = pa.BufferOutputStream()
+        pq.write_table(table, buffer, compression="zstd")
+        storage.write(path, buffer.getvalue().to_pybytes())
+        return
+    rundir.write_atomic(Path(path), lambda tmp: pq.write_table(table, tmp, compression="zstd"))
+
+
+def _read_json(path: str) -> Any:
+    if not storage.is_uri(path):
+        return rundir.read_json(Path(path))
+    try:
+        return json.loads(storage.read(path))
+    except ValueError as error:
+        raise DataError(f"is not JSON ({error})", where=path) from None
+
+
+def _write_manifest(folder: Folder, manifest: dict[str, Any]) -> None:
+    path = _at(folder, rundir.MANIFEST)
+    if storage.is_uri(path):
+        storage.write(path, (json.dumps(manifest, indent=2) + "\n").encode())
+    else:
+        rundir.write_json(Path(path), manifest)
+
+
+def _remove(path: str) -> None:
+    if storage.is_uri(path):
+        storage.remove(path)
+        return
+    with rundir.disk_errors(path):
+        Path(path).unlink(missing_ok=True)

@@ -19,8 +19,11 @@ from raymrcnn.device.numerics import autocast
 from raymrcnn.model.boxes import ended
 from raymrcnn.model.fusion import fold_norms, lower_precision, precompute_norms
 from raymrcnn.model.maskrcnn import MaskRCNN, RawDetections
+from raymrcnn.model.views import View, ViewedDetector, views_of
 from raymrcnn.paste import paste_to_rles
 from raymrcnn.structures import Detections, ImageRef
+
+__all__ = ["HostDetections", "Predictor", "View", "views_of"]
 
 MASK_SIDE = 28  # cells of a mask, a side
 MASK_THRESHOLD = 0.5
@@ -55,6 +58,9 @@ class Predictor:
         fold: whether frozen batch norms become part of the convolutions and memory is laid out
             channels last. In float32 that changes boxes by up to some 0.01 px against torchvision,
             while without it they are the same bits. None: with dtypes other than float32 only.
+        views: test-time augmentation, see `views_of`; none: the image as it is.
+        compile_backbone: whether torch compiles backbone and pyramid, which takes about a minute at
+            the first batch and pays on cards.
     """
 
     def __init__(
@@ -67,6 +73,8 @@ class Predictor:
         max_detections: int = 100,
         *,
         fold: bool | None = None,
+        views: Sequence[View] = (),
+        compile_backbone: bool = False,
     ) -> None:
         self.device = device
         self.dtype = dtype
@@ -84,14 +92,29 @@ class Predictor:
             precompute_norms(self._model)
         if low_precision:
             lower_precision(self._model, dtype)
+        if compile_backbone:
+            # Any padded size: without this, torch would compile for each anew.
+            self._model.backbone.compile(dynamic=True)
+        self._detector = ViewedDetector(self._model, views) if views else self._model
 
-    def padded_size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) in pixels of the batch that an image of this size makes alone.
+    def padded_size(self, height: int, width: int) -> tuple[int, ...]:
+        """Height and width in pixels of the batch that an image of this size makes alone.
 
-        What pads an image reaches its features. Where all images of a batch have one padded size,
-        each gets the detections that it gets alone.
+        Of test-time augmentation, those of all views. What pads an image reaches its features.
+        Where all images of a batch have one padded size, each gets the detections that it gets
+        alone.
         """
-        return self._model.transform.padded_size(height, width)
+        detector = self._detector
+        if isinstance(detector, ViewedDetector):
+            return detector.padded_size(height, width)
+        return detector.transform.padded_size(height, width)
+
+    def rehearse(self, height: int = 256, width: int = 256) -> None:
+        """Run backbone and pyramid on a blank batch of one; to warm up, or to be timed."""
+        blank = torch.zeros((1, 3, height, width), device=self.device)
+        with torch.inference_mode(), autocast(self.device, self.dtype):
+            levels = self._model.backbone(blank)
+            next(iter(levels.values())).flatten()[:1].cpu()  # waits for the device
 
     def predict(self, images: Sequence[Tensor], refs: Sequence[ImageRef]) -> list[Detections]:
         """Detections of one batch.
@@ -106,7 +129,7 @@ class Predictor:
         """The device's half of `predict`; returns when the results are in host memory."""
         with torch.inference_mode(), autocast(self.device, self.dtype):
             on_device = [image.to(self.device, non_blocking=True) for image in images]
-            return _to_host(self._model.detect(on_device), images)
+            return _to_host(self._detector.detect(on_device), images)
 
     def finish(self, found: Sequence[HostDetections], refs: Sequence[ImageRef]) -> list[Detections]:
         """The host's half of `predict`: masks to run lengths, labels to categories."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import threading
 from collections import Counter
@@ -109,7 +110,9 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[Hook], None]:
     """Blocks are labelled one after another in this process; a hook may surround each."""
     hooks: list[Hook] = []
 
-    def summaries(prepared: PreparedInfer, pending: list[int]) -> Iterator[BlockSummary]:
+    def summaries(
+        prepared: PreparedInfer, pending: list[int], make_labeler: object
+    ) -> Iterator[BlockSummary]:
         predictions = prepared.predictions
         labeler = Labeler(small_predictor(), predictions.folder, prepared.job.batch_size, 1)
         for block in pending:
@@ -144,7 +147,13 @@ def image_ids(data: Path) -> list[int]:
 def test_infer_labels_each_image_once_and_a_second_time_does_nothing(
     infer: list[object], made_up: Path, tmp_path: Path
 ) -> None:
-    assert done(*infer) == f"32 images: {tmp_path / 'p'}\n"
+    first, second = done(*infer).splitlines()
+    assert first == f"32 images: {tmp_path / 'p'}"
+    assert re.fullmatch(
+        r"[\d.]+ images/s; the device stood idle \d+% of the time; work of all threads: "
+        r"decode \d+%, device \d+%, paste \d+%, commit \d+%",
+        second,
+    )
     assert ids_of(tmp_path / "p") == Counter(image_ids(made_up))
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "p").glob("*.*")}
     text = done(*infer)
@@ -160,6 +169,8 @@ def test_infer_tells_machines_in_json(infer: list[object], tmp_path: Path) -> No
     assert document["num_images"] == 32
     assert document["num_failures"] == 0
     assert document["images_per_s"] > 0
+    assert 0 <= document["device_wait_share"] <= 1
+    assert set(document["stages"]) == {"decode_s", "device_s", "paste_s", "commit_s"}
     assert document["already_done"] is False
     assert document["scores"] is None
     assert len(json.loads(results.read_text())) == sum(
@@ -231,7 +242,7 @@ def test_a_full_disk_on_the_way_costs_nothing_that_was_done(
     assert line.startswith(f"error: {tmp_path / 'p'}")
     assert "cannot write (" in line
     names = {path.name for path in (tmp_path / "p").glob("*.*")} - {rundir.LOCK}
-    assert names == {"manifest.json", "images.parquet", "part-000000.parquet"}
+    assert names == {"manifest.json", "images.parquet", "part-000000000.parquet"}
     assert sum(1 for _ in read_results(tmp_path / "p")) == 16
     in_process(lambda block: contextlib.nullcontext())
     result = raymrcnn(*infer)

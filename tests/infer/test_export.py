@@ -14,6 +14,7 @@ from refusing_disks import full_disk
 
 from raymrcnn.errors import DataError, OutputError
 from raymrcnn.infer.export import write_coco_json
+from raymrcnn.infer.inputs import tables_of
 from raymrcnn.infer.sink import commit_block, open_predictions
 from raymrcnn.masks import bitmap_to_rle
 from raymrcnn.structures import Detections, ImageRef
@@ -36,7 +37,7 @@ def found_in(image_id: int, num_detections: int) -> Detections:
 
 def predictions(folder: Path, counts: list[int]) -> Path:
     refs = [ImageRef(image_id=k, file_name=f"{k}.jpg", uri="") for k in range(1, len(counts) + 1)]
-    job = open_predictions(folder, refs, {}, {})
+    job = open_predictions(folder, tables_of(refs), {}, {})
     found = [found_in(k, n) for k, n in enumerate(counts, start=1)]
     for block in range(job.num_blocks):
         rows = job.rows_of(block)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -17,7 +19,8 @@ from raymrcnn import rundir
 from raymrcnn.data.coco import open_split
 from raymrcnn.errors import OutputError, RunError
 from raymrcnn.infer import labeler as labeler_module
-from raymrcnn.infer.labeler import BlockSummary, Labeler
+from raymrcnn.infer.inputs import refs_in, tables_of
+from raymrcnn.infer.labeler import BlockSummary, Decoder, Labeler
 from raymrcnn.infer.sink import Predictions, finish, open_predictions, read_results
 from raymrcnn.infer.sources import images_named, images_of_split
 from raymrcnn.masks import rle_to_bitmap
@@ -29,6 +32,10 @@ from raymrcnn.structures import Detections, ImageRef
 SCORE_TOLERANCE, BOX_TOLERANCE_PX = 1e-5, 0.01
 
 
+def listed(tables: Iterable[pa.Table]) -> list[ImageRef]:
+    return [ref for table in tables for ref in refs_in(table)]
+
+
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
     return small_predictor()
@@ -36,7 +43,7 @@ def predictor() -> Predictor:
 
 @pytest.fixture(scope="module")
 def val(made_up: Path) -> list[ImageRef]:
-    return images_of_split(open_split(made_up, "val2017"), made_up, "val2017")
+    return listed(images_of_split(open_split(made_up, "val2017"), made_up, "val2017"))
 
 
 def label(
@@ -46,7 +53,7 @@ def label(
     batch_size: int,
     block_rows: int = 16,
 ) -> tuple[Predictions, list[BlockSummary]]:
-    opened = open_predictions(folder, refs, {}, {})
+    opened = open_predictions(folder, tables_of(refs), {}, {})
     opened.manifest["block_rows"] = block_rows
     labeler = Labeler(predictor, folder, batch_size, decode_threads=2)
     summaries = [labeler.label_block(b, opened.rows_of(b)) for b in opened.pending()]
@@ -101,7 +108,11 @@ def test_a_summary_counts_what_was_committed(
     assert (summary.num_images, summary.num_failures, summary.error) == (8, 0, "")
     assert summary.num_detections == sum(len(one.scores) for one in rows)
     assert 0 < summary.device_s < summary.seconds
-    assert summary.wait_s >= 0
+    assert summary.decode_s > 0
+    assert summary.paste_s > 0
+    assert summary.commit_s > 0
+    assert 0 <= summary.idle_s < summary.seconds
+    assert summary.device_s + summary.idle_s <= summary.seconds
 
 
 def test_each_bad_image_is_recorded_with_its_reason_and_the_others_go_on(
@@ -115,9 +126,9 @@ def test_each_bad_image_is_recorded_with_its_reason_and_the_others_go_on(
     (folder / "c-text.jpg").write_text("not an image")
     (folder / "d-cut.png").write_bytes(good[: len(good) // 2])
     (folder / "e-good.png").write_bytes(good)
-    refs = images_named([str(folder)])
+    refs = listed(images_named([str(folder)]))
     (folder / "f-gone.jpg").touch()
-    refs = images_named([str(folder)])
+    refs = listed(images_named([str(folder)]))
     (folder / "f-gone.jpg").unlink()
     done, (summary,) = label(predictor, tmp_path / "out", refs, batch_size=2)
     failures = pq.read_table(tmp_path / "out" / rundir.FAILURES).to_pylist()
@@ -153,7 +164,7 @@ def test_rotated_photographs_come_out_upright_and_alike(
     shared: Path, predictor: Predictor, tmp_path: Path, kind: str
 ) -> None:
     pattern = str(shared / f"data/jpeg-edge/exif_orientation/{kind}_[1368].jpg")
-    label(predictor, tmp_path, images_named([pattern]), batch_size=4)
+    label(predictor, tmp_path, listed(images_named([pattern])), batch_size=4)
     rows = list(read_results(tmp_path))
     size = (1800, 1200) if kind == "Landscape" else (1200, 1800)
     assert [(one.width, one.height) for one in rows] == [size] * 4
@@ -168,7 +179,7 @@ def test_odd_jpegs_are_labelled_or_recorded(
     shared: Path, predictor: Predictor, tmp_path: Path
 ) -> None:
     folder = shared / "data/jpeg-edge/pillow"
-    refs = images_named([str(folder)])
+    refs = listed(images_named([str(folder)]))
     done, _ = label(predictor, tmp_path, refs, batch_size=8)
     (failure,) = pq.read_table(tmp_path / rundir.FAILURES).to_pylist()
     assert failure["file_name"] == "truncated_jpeg.jpg"
@@ -185,7 +196,7 @@ def test_odd_jpegs_are_labelled_or_recorded(
 def test_a_refused_commit_leaves_the_block_to_be_done(
     predictor: Predictor, val: list[ImageRef], tmp_path: Path
 ) -> None:
-    opened = open_predictions(tmp_path, val, {}, {})
+    opened = open_predictions(tmp_path, tables_of(val), {}, {})
     labeler = Labeler(predictor, tmp_path, 4, decode_threads=1)
     with full_disk(500), pytest.raises(OutputError, match="cannot write"):
         labeler.label_block(0, opened.rows_of(0))
@@ -196,19 +207,97 @@ def test_a_refused_commit_leaves_the_block_to_be_done(
     assert len(list(read_results(tmp_path))) == len(val)
 
 
-def test_a_device_out_of_memory_says_what_to_do(
-    predictor: Predictor, val: list[ImageRef], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def forward(images: Sequence[torch.Tensor]) -> list[HostDetections]:
-        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+def out_of_memory_above(
+    monkeypatch: pytest.MonkeyPatch, predictor: Predictor, most: int, limit_px: int = 10**9
+) -> list[int]:
+    """Make the device too small for more images at once, or for larger ones; sizes of batches."""
+    forward, sizes = predictor.forward, []
 
-    monkeypatch.setattr(predictor, "forward", forward)
-    opened = open_predictions(tmp_path, val, {}, {})
-    labeler = Labeler(predictor, tmp_path, 4, decode_threads=1)
-    with pytest.raises(RunError, match="--batch-size") as caught:
+    def limited(images: Sequence[torch.Tensor]) -> list[HostDetections]:
+        sizes.append(len(images))
+        if len(images) > most or max(image[0].numel() for image in images) > limit_px:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+        return forward(images)
+
+    monkeypatch.setattr(predictor, "forward", limited)
+    return sizes
+
+
+def square_images(folder: Path, num_images: int, **sides: int) -> list[ImageRef]:
+    folder.mkdir()
+    for k in range(num_images):
+        side = sides.get(f"image{k}", 80)
+        Image.new("RGB", (side, side), (k, 0, 0)).save(folder / f"{k:02d}.png")
+    return listed(images_named([str(folder)]))
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_that_is_said_once(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refs = square_images(tmp_path / "images", 40)
+    label(predictor, tmp_path / "whole", refs, 8)
+    sizes = out_of_memory_above(monkeypatch, predictor, 2)
+    done, summaries = label(predictor, tmp_path / "halved", refs, 8)
+    assert done.manifest["num_failures"] == 0
+    assert_alike(*(list(read_results(tmp_path / name)) for name in ("halved", "whole")))
+    assert max(sizes[3:]) == 2  # 8 and 4 are tried once
+    assert [bool(summary.note) for summary in summaries] == [True, False, False]
+    assert summaries[0].note.startswith("out of memory on a batch of 8: going on with batches of 4")
+    assert "\n" not in summaries[0].note
+
+
+def test_an_image_too_large_for_the_device_is_a_failure_of_its_own(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refs = square_images(tmp_path / "images", 10, image3=300)
+    out_of_memory_above(monkeypatch, predictor, 4, 200 * 200)
+    done, _ = label(predictor, tmp_path / "out", refs, 4)
+    (failure,) = pq.read_table(tmp_path / "out" / rundir.FAILURES).to_pylist()
+    assert failure["file_name"] == "03.png"
+    assert failure["error"] == "does not fit into the device's memory, even alone"
+    assert len(list(read_results(tmp_path / "out"))) == 9
+    assert done.manifest["num_failures"] == 1
+
+
+def test_a_device_that_holds_no_image_says_what_to_do(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refs = square_images(tmp_path / "images", 10)
+    out_of_memory_above(monkeypatch, predictor, 0)
+    opened = open_predictions(tmp_path / "out", tables_of(refs), {}, {})
+    labeler = Labeler(predictor, tmp_path / "out", 4, decode_threads=1)
+    with pytest.raises(RunError, match="out of memory on single images") as caught:
         labeler.label_block(0, opened.rows_of(0))
     assert "\n" not in str(caught.value)
     assert opened.pending() == [0]
+
+
+def test_other_errors_of_the_device_are_not_taken_for_lack_of_memory(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forward(images: Sequence[torch.Tensor]) -> list[HostDetections]:
+        raise RuntimeError("device-side assert")
+
+    monkeypatch.setattr(predictor, "forward", forward)
+    refs = square_images(tmp_path / "images", 2)
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        label(predictor, tmp_path / "out", refs, 4)
+
+
+def test_the_time_the_device_stands_still_is_counted(predictor: Predictor, tmp_path: Path) -> None:
+    refs = square_images(tmp_path / "images", 8)
+    decode = Decoder()
+
+    def slowly(ref: ImageRef) -> torch.Tensor:
+        time.sleep(0.1)
+        return decode(ref)
+
+    opened = open_predictions(tmp_path / "out", tables_of(refs), {}, {})
+    labeler = Labeler(predictor, tmp_path / "out", 2, decode_threads=1, decode=slowly)
+    summary = labeler.label_block(0, opened.rows_of(0))
+    assert 0.25 < summary.idle_s < summary.seconds  # after the first batch, three times 0.2 s
+    assert summary.decode_s > 0.8
+    assert summary.num_ready == 0
 
 
 def test_images_wait_for_others_of_their_size(
@@ -227,7 +316,7 @@ def test_images_wait_for_others_of_their_size(
     for k in range(12):
         side = 64 if k % 2 else 300  # two padded sizes, in turn
         Image.new("RGB", (side, 64 if k % 2 else 100)).save(folder / f"{k:02d}.png")
-    label(predictor, tmp_path / "out", images_named([str(folder)]), batch_size=4)
+    label(predictor, tmp_path / "out", listed(images_named([str(folder)])), batch_size=4)
     assert all(len(set(sizes)) == 1 for sizes in batches)
     assert sorted(len(sizes) for sizes in batches) == [2, 2, 4, 4]
     assert [one.file_name for one in read_results(tmp_path / "out")] == [
@@ -247,8 +336,8 @@ def test_few_images_wait_at_a_time(
     decode, forward = labeler_module.decode_image, predictor.forward
     at_forward: list[int] = []
 
-    def counted(uri: str) -> torch.Tensor:
-        decoded.append(uri)
+    def counted(uri: bytes | Path) -> torch.Tensor:
+        decoded.append(str(uri))
         return decode(uri)
 
     def watched(images: Sequence[torch.Tensor]) -> list[HostDetections]:
@@ -258,7 +347,7 @@ def test_few_images_wait_at_a_time(
     monkeypatch.setattr(labeler_module, "decode_image", counted)
     monkeypatch.setattr(predictor, "forward", watched)
     batch_size, threads = 4, 2
-    label(predictor, tmp_path / "out", images_named([str(folder)]), batch_size)
+    label(predictor, tmp_path / "out", listed(images_named([str(folder)])), batch_size)
     most = (labeler_module.MOST_WAITING + 1) * batch_size + threads + 1
     assert at_forward[0] <= most < 16  # after 16, the first size could have made a whole batch
     assert len(decoded) == 20

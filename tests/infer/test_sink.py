@@ -17,10 +17,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from refusing_disks import full_disk, read_only_folder
+from s3 import BUCKET, s3_server
 
-from raymrcnn import rundir
+from raymrcnn import rundir, storage
 from raymrcnn.errors import DataError, OutputError
 from raymrcnn.infer import sink
+from raymrcnn.infer.inputs import ROWS_AT_ONCE, tables_of
 from raymrcnn.infer.sink import (
     BLOCKS_WANTED,
     MAX_BLOCK_ROWS,
@@ -46,7 +48,9 @@ def refs_of(num_images: int) -> list[ImageRef]:
 
 
 def opened(folder: Path, num_images: int = 40, **changes: Any) -> Predictions:
-    return open_predictions(folder, refs_of(num_images), {**FINGERPRINT, **changes}, {"by": "me"})
+    return open_predictions(
+        folder, tables_of(refs_of(num_images)), {**FINGERPRINT, **changes}, {"by": "me"}
+    )
 
 
 def found_in(ref: ImageRef) -> Detections:
@@ -118,6 +122,39 @@ def test_the_input_comes_back_block_by_block(tmp_path: Path) -> None:
     assert image_ids(tmp_path).tolist() == [ref.image_id for ref in refs_of(40)]
 
 
+def test_a_block_of_a_large_input_reads_few_rows_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_images = 3 * ROWS_AT_ONCE + 5
+    job = opened(tmp_path, num_images)
+    read: list[int] = []
+    whole = pq.ParquetFile.read_row_groups
+
+    def watched(file: pq.ParquetFile, groups: list[int], **options: Any) -> Any:
+        table = whole(file, groups, **options)
+        read.append(table.num_rows)
+        return table
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_groups", watched)
+    for rows in (range(5), range(ROWS_AT_ONCE - 3, ROWS_AT_ONCE + 4), job.rows_of(96)):
+        assert read_images(tmp_path, rows) == refs_of(num_images)[rows.start : rows.stop]
+    assert read == [ROWS_AT_ONCE, 2 * ROWS_AT_ONCE, 5]
+
+
+def test_an_input_in_small_tables_makes_few_row_groups(tmp_path: Path) -> None:
+    refs = refs_of(ROWS_AT_ONCE + 10)
+    tables = [table for k in range(0, len(refs), 7) for table in tables_of(refs[k : k + 7])]
+    open_predictions(tmp_path, tables, FINGERPRINT, {})
+    assert pq.read_metadata(tmp_path / rundir.IMAGES).num_row_groups == 2
+    assert open_predictions(tmp_path, tables_of(refs), FINGERPRINT, {}).pending()  # the same job
+
+
+def test_names_of_parts_sort_like_their_blocks_beyond_a_million() -> None:
+    blocks = [0, 9, 10, 999_999, 1_000_000, 10_000_000, 123_456_789]
+    for name in (rundir.part_name, rundir.failed_name):
+        assert sorted(map(name, reversed(blocks))) == [name(block) for block in blocks]
+
+
 def test_what_is_committed_is_done_and_the_rest_is_pending(tmp_path: Path) -> None:
     job = opened(tmp_path)
     assert (job.done(), job.pending(), job.complete) == ([], [0, 1, 2], False)
@@ -139,13 +176,13 @@ def test_a_whole_job_holds_each_image_once_and_nothing_else(tmp_path: Path) -> N
     assert_each_image_once(tmp_path, 40)
     assert entries(tmp_path) == [
         "failures.parquet", "images.parquet", "manifest.json",
-        "part-000000.parquet", "part-000001.parquet", "part-000002.parquet",
+        *(rundir.part_name(block) for block in range(3)),
     ]  # fmt: skip
     assert opened(tmp_path).complete
 
 
 def test_a_job_without_failures_has_an_empty_list_of_them(tmp_path: Path) -> None:
-    job = open_predictions(tmp_path, refs_of(1), {}, {})
+    job = open_predictions(tmp_path, tables_of(refs_of(1)), {}, {})
     commit(job, 0)
     finish(job, {})
     assert pq.read_table(tmp_path / rundir.FAILURES).num_rows == 0
@@ -258,7 +295,7 @@ commit(job, 1)
 
 
 def test_failures_of_a_cut_block_vanish_if_its_images_can_be_read_again(tmp_path: Path) -> None:
-    job = open_predictions(tmp_path, refs_of(5), {}, {})
+    job = open_predictions(tmp_path, tables_of(refs_of(5)), {}, {})
     refs = read_images(tmp_path, job.rows_of(0))
     failure = Failure(image_id=refs[1].image_id, file_name="1.jpg", error="server is down")
     commit_block(tmp_path, 0, [found_in(ref) for ref in refs if ref != refs[1]], [failure])
@@ -281,7 +318,7 @@ def test_a_full_disk_commits_nothing_by_half(tmp_path: Path) -> None:
 def test_a_job_that_cannot_begin_leaves_no_manifest(tmp_path: Path) -> None:
     with full_disk(300), pytest.raises(OutputError, match="cannot write"):
         opened(tmp_path / "out")
-    assert entries(tmp_path / "out") == []
+    assert not (tmp_path / "out").exists() or entries(tmp_path / "out") == []
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot write"):
         opened(tmp_path / "file" / "out")
@@ -318,19 +355,19 @@ def test_other_images_are_another_job(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="images differ"):
         opened(tmp_path, 41)
     with pytest.raises(OutputError, match="images differ"):
-        open_predictions(tmp_path, refs_of(40)[::-1], FINGERPRINT, {})
+        open_predictions(tmp_path, tables_of(refs_of(40)[::-1]), FINGERPRINT, {})
 
 
 def test_moved_images_are_the_same_job(tmp_path: Path) -> None:
     opened(tmp_path)
     moved = [ImageRef(**{**vars(ref), "uri": "/elsewhere" + ref.uri}) for ref in refs_of(40)]
-    assert open_predictions(tmp_path, moved, FINGERPRINT, {}).pending() == [0, 1, 2]
+    assert open_predictions(tmp_path, tables_of(moved), FINGERPRINT, {}).pending() == [0, 1, 2]
 
 
 def test_two_images_of_one_id_are_refused(tmp_path: Path) -> None:
     refs = [*refs_of(3), ImageRef(image_id=4, file_name="again.jpg", uri="")]
     with pytest.raises(DataError, match="again.jpg: two images have the id 4"):
-        open_predictions(tmp_path / "out", refs, {}, {})
+        open_predictions(tmp_path / "out", tables_of(refs), {}, {})
     assert not (tmp_path / "out").exists()
 
 
@@ -365,3 +402,33 @@ def test_a_damaged_manifest_is_one_line(tmp_path: Path, content: str, said: str)
 def test_a_folder_without_results_says_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no predictions here; give a folder of `raymrcnn infer`"):
         list(read_results(tmp_path))
+
+
+# Object stores
+
+
+def test_a_folder_behind_a_uri_commits_and_goes_on(tmp_path: Path) -> None:
+    with s3_server() as query:
+        folder = f"s3://{BUCKET}/out/predictions?{query}"
+
+        def opened_there(num_images: int = 40) -> Predictions:
+            return open_predictions(folder, tables_of(refs_of(num_images)), FINGERPRINT, {})
+
+        job = opened_there()
+        commit(job, 1)
+        assert opened_there().pending() == [0, 2]
+        with pytest.raises(OutputError, match="images differ"):
+            opened_there(41)
+        job = opened_there()
+        for block in job.pending():
+            commit(job, block)
+        assert job.failures()[0] == 8
+        assert finish(job, {}).complete
+        assert opened_there().complete
+        names = storage.names(folder)
+        rows = [one.image_id for one in read_results(folder)]
+    assert rows == [ref.image_id for ref in refs_of(40) if not is_bad(ref)]
+    assert names == sorted([
+        "failures.parquet", "images.parquet", "manifest.json",
+        *(rundir.part_name(block) for block in range(3)),
+    ])  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from refusing_disks import NOBODY
 
 from raymrcnn.data.coco import open_split
 from raymrcnn.errors import DataError
-from raymrcnn.infer.sources import images_named, images_of_split
+from raymrcnn.infer import sources
+from raymrcnn.infer.inputs import refs_in
 from raymrcnn.structures import ImageRef
 
 
@@ -30,6 +31,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 ALL = ["a.PNG", "b.jpg", "day 1/c.jpeg", "day 1/deep/d.webp", "day 2/é.tif"]
+
+
+def images_named(patterns: Sequence[str], limit: int = 0) -> list[ImageRef]:
+    return [ref for table in sources.images_named(patterns, limit) for ref in refs_in(table)]
 
 
 def names(refs: list[ImageRef]) -> list[str]:
@@ -188,7 +193,8 @@ def write_split(root: Path, file_names: list[str], places: list[str]) -> Path:
 
 
 def of_split(root: Path, limit: int = 0) -> list[ImageRef]:
-    return images_of_split(open_split(root, "val2017"), root, "val2017", limit)
+    tables = sources.images_of_split(open_split(root, "val2017"), root, "val2017", limit)
+    return [ref for table in tables for ref in refs_in(table)]
 
 
 @pytest.mark.parametrize("place", ["val2017", "images/val2017", "images", "."])

@@ -1,0 +1,117 @@
+"""The bytes of one image of a job, wherever it is: a file, a URI, a range of a tar, a parquet row.
+
+Called from many threads at once. A storage that does not answer is asked again; what is missing is
+told at once. Nothing is decoded here.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raymrcnn import storage
+from raymrcnn.data.store import ImageStore
+from raymrcnn.errors import DataError
+from raymrcnn.infer.shard_sources import parquet_column
+from raymrcnn.structures import ImageRef
+
+TRIES, WAIT_S = 3, 0.5  # of a remote read, doubling
+_GROUPS_KEPT = 4  # row groups of images in memory
+_GONE = "no such file"
+
+
+class Fetcher:
+    """Reads the images of a job.
+
+    Args:
+        store: of a data set's images, read by id and name; None: every image says where it is.
+    """
+
+    def __init__(self, store: ImageStore | None = None) -> None:
+        self._store = store
+
+    def __call__(self, ref: ImageRef) -> bytes | Path:
+        """The bytes of an image file, or its path.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        if self._store is not None:
+            return self._store.read(ref.image_id, ref.file_name)
+        if not ref.uri:
+            raise DataError("the input names no place for this image")
+        if not storage.is_uri(ref.uri):
+            return _read(ref)
+        for number in range(TRIES - 1):
+            try:
+                return _read(ref)
+            except DataError as error:
+                if error.what == _GONE:
+                    raise
+                time.sleep(WAIT_S * 2**number)
+        return _read(ref)
+
+
+def _read(ref: ImageRef) -> bytes | Path:
+    if ref.row >= 0:
+        return _row(ref.uri, ref.row)
+    if ref.length:
+        data = storage.read(ref.uri, ref.offset, ref.length)
+    elif ref.offset:  # an empty member of a tar
+        data = b""
+    elif storage.is_uri(ref.uri):
+        data = storage.read(ref.uri)
+    else:
+        return Path(ref.uri)
+    return data
+
+
+def _row(uri: str, row: int) -> bytes:
+    """One value of the column of images; the row group that holds it is kept for its neighbours."""
+    ends = _group_ends(uri)
+    group = int(np.searchsorted(ends, row, side="right"))
+    with _lock_of(uri, group):  # so that threads do not all read one row group
+        column = _group(uri, group)
+    first = int(ends[group - 1]) if group else 0
+    value = column[row - first].as_py()
+    if isinstance(value, dict):
+        value = value.get("bytes")
+    if value is None:
+        raise DataError("the shard has no bytes for this image")
+    return bytes(value)
+
+
+@functools.lru_cache(maxsize=64)
+def _group_ends(uri: str) -> Any:
+    with _opened(uri) as file:
+        return np.cumsum([file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)])
+
+
+@functools.lru_cache(maxsize=_GROUPS_KEPT)
+def _group(uri: str, group: int) -> pa.ChunkedArray:
+    with _opened(uri) as file:
+        name, _ = parquet_column(file.schema_arrow)
+        try:
+            return file.read_row_group(group, columns=[name]).column(name)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"cannot read ({storage.one_line(error)})", where=uri) from None
+
+
+@functools.lru_cache(maxsize=256)
+def _lock_of(uri: str, group: int) -> threading.Lock:
+    return threading.Lock()
+
+
+def _opened(uri: str) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(storage.open_file(uri) if storage.is_uri(uri) else os.fspath(uri))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"cannot read ({storage.one_line(error)})", where=uri) from None
