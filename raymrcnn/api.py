@@ -179,8 +179,7 @@ def infer(
         images: folders, globs, list files, image files, tars and parquet shards, or URIs of them.
         score: whether a split is scored against its annotations at the end.
         workers: actors, one a card; 0: every card, and one a machine on CPUs.
-        decode_workers: processes that only decode, on any machine of the cluster; 0: none, the
-            threads of each actor do it.
+        decode_workers: processes that only decode, on any machine; 0: threads of each actor do.
         device: auto, cpu, cuda or mlu.
         batch_size: images a card takes at once; 0: 32, and 4 on a CPU.
         dtype: float32, float16 or bfloat16.
@@ -200,11 +199,10 @@ def infer(
     Raises:
         RaymrcnnError: see its kinds.
     """
-    from raymrcnn.infer.on_ray import num_machines, run_inference
+    from raymrcnn.infer.on_ray import default_workers, run_inference
 
     with chosen_cards(device, workers, accelerator, cluster) as cards:
-        on_cpu = cards.accelerator is CPU
-        batch_size = batch_size or (4 if on_cpu else 32)
+        batch_size = batch_size or (4 if cards.accelerator is CPU else 32)
         require_known_batch(cards, batch_size, force=force)
         prepared = prepare_infer(
             InferJob(
@@ -216,9 +214,7 @@ def infer(
                 score=score,
                 accelerator=cards.accelerator.name,
                 card_model=cards.model,
-                workers=num_machines(cluster)
-                if on_cpu and cluster and not workers
-                else cards.workers,
+                workers=workers or default_workers(cards, cluster),
                 decode_workers=decode_workers,
                 batch_size=batch_size,
                 dtype=dtype,
@@ -234,18 +230,12 @@ def infer(
         before = prepared.predictions
         if on_start is not None:
             on_start(int(before.manifest["num_images"]), before.num_done())
-        # An object store has no locks; commits of two jobs there are the same and do not clash.
-        here = before.folder if isinstance(before.folder, Path) else None
-        with rundir.exclusive(here) if here else contextlib.nullcontext():
-            after, scores = run_inference(
-                prepared, cluster=cluster, on_block=on_block or (lambda summary: None)
-            )
-        kept = here and here / rundir.SCORES
+        after, scores = run_inference(prepared, cluster=cluster, on_block=on_block)
         return InferResult(
             folder=after.folder,
             manifest=after.manifest,
-            scores=scores or (rundir.read_json(kept) if kept and kept.exists() else None),
-            already_done=before.complete and scores is None,
+            scores=scores,
+            already_done=before.complete and not isinstance(scores, Scores),
         )
 
 

@@ -197,7 +197,7 @@ class _JobLine:
     def start(self, images: int, before: int) -> None:
         """The input is known, and what was done of it before."""
         self._total, self._done = images, before
-        if before and before < images:
+        if before:
             self._progress.note(f"going on: {before} of {images} images are done")
 
     def block(self, block: Any) -> None:

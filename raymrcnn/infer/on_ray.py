@@ -21,7 +21,7 @@ import ray
 import torch
 
 from raymrcnn.device.accelerator import CPU, ROWS, Accelerator
-from raymrcnn.device.choice.on_ray import label_selector
+from raymrcnn.device.choice.on_ray import Cards, label_selector
 from raymrcnn.device.on_ray import quiet_loggers, ray_session, worker_device, worker_resources
 from raymrcnn.errors import DataError, RaymrcnnError, RunError
 from raymrcnn.infer.fetch import Fetcher
@@ -29,7 +29,7 @@ from raymrcnn.infer.job import InferJob, PreparedInfer, predictor_of
 from raymrcnn.infer.labeler import BlockLabeler, BlockSummary, Decoder, Labeler
 from raymrcnn.infer.sink import Predictions, finish, image_ids
 from raymrcnn.infer.threads import choose_num_threads
-from raymrcnn.rundir import SCORES, write_json
+from raymrcnn.rundir import SCORES, exclusive, read_json, write_json
 from raymrcnn.score.coco import Scores
 from raymrcnn.score.on_ray import score_predictions
 from raymrcnn.structures import ImageRef
@@ -42,6 +42,7 @@ STAGES = ("decode_s", "device_s", "paste_s", "commit_s")
 # image decoded; and on a CPU the activations of an image of 800 x 1333.
 _PROCESS, _WEIGHT_COPIES, _DECODED, _ACTIVATIONS = 1 << 30, 3, 4 << 20, 320 << 20
 
+OnBlock = Callable[[BlockSummary], None]
 MakeLabeler = Callable[[int], BlockLabeler]  # given the number of actors on its machine
 
 
@@ -49,10 +50,12 @@ def run_inference(
     prepared: PreparedInfer,
     *,
     cluster: str | None,
-    on_block: Callable[[BlockSummary], None],
+    on_block: OnBlock | None = None,
     make_labeler: MakeLabeler | None = None,
-) -> tuple[Predictions, Scores | None]:
+) -> tuple[Predictions, Scores | dict[str, Any] | None]:
     """Label what is not labelled yet, gather the failures, and score where asked.
+
+    Scores that were there before come as the document that they were written as.
 
     Args:
         prepared: the job.
@@ -63,37 +66,47 @@ def run_inference(
     Raises:
         RaymrcnnError: of an actor, as it was raised there; or more failures than allowed.
     """
-    job, predictions = prepared.job, prepared.predictions
-    if prepared.index is None or not job.score:
-        if not predictions.complete:
-            with ray_session(cluster, ROWS[job.accelerator], job.workers):
-                predictions = _label(prepared, on_block, make_labeler)
-        return predictions, None
-    assert isinstance(predictions.folder, Path)  # `prepare` has seen to that
-    scores_path = predictions.folder / SCORES
-    if predictions.complete and scores_path.exists():
-        return predictions, None
-    with ray_session(cluster, ROWS[job.accelerator], job.workers):
-        if not predictions.complete:
-            predictions = _label(prepared, on_block, make_labeler)
-        scores = score_predictions(
-            predictions.folder,  # type: ignore[arg-type]
-            prepared.index,
-            images=image_ids(predictions.folder) if job.limit else "all",
-        )
-        write_json(scores_path, scores.to_json())
+    folder = prepared.predictions.folder
+    if not isinstance(folder, Path):  # an object store has no locks; commits of two do not clash
+        return _run(prepared, cluster, on_block, make_labeler), None
+    path, index = folder / SCORES, prepared.index
+    with exclusive(folder):
+        if index is None or not prepared.job.score:
+            return _run(prepared, cluster, on_block, make_labeler), None
+        if prepared.predictions.complete and path.exists():
+            return prepared.predictions, read_json(path)
+        with ray_session(cluster, ROWS[prepared.job.accelerator], prepared.job.workers):
+            predictions = _run(prepared, cluster, on_block, make_labeler)
+            limited = image_ids(folder) if prepared.job.limit else None
+            scores = score_predictions(folder, index, images="all" if limited is None else limited)
+        write_json(path, scores.to_json())
         return predictions, scores
 
 
-def num_machines(cluster: str) -> int:
-    """Machines of a cluster that have a core to give."""
+def _run(
+    prepared: PreparedInfer,
+    cluster: str | None,
+    on_block: OnBlock | None,
+    make_labeler: MakeLabeler | None,
+) -> Predictions:
+    """Label what is left; in the session that the caller opened, where it did."""
+    if prepared.predictions.complete:
+        return prepared.predictions
+    with ray_session(cluster, ROWS[prepared.job.accelerator], prepared.job.workers):
+        return _label(prepared, on_block, make_labeler)
+
+
+def default_workers(cards: Cards, cluster: str | None) -> int:
+    """An actor for each card, and on CPUs one for each machine of the cluster."""
+    if cards.accelerator is not CPU or cluster is None:
+        return cards.workers
     with ray_session(cluster, CPU, 1):
         return len(_nodes(CPU))
 
 
 def _label(
     prepared: PreparedInfer,
-    on_block: Callable[[BlockSummary], None],
+    on_block: OnBlock | None,
     make_labeler: MakeLabeler | None,
 ) -> Predictions:
     predictions, allowed = prepared.predictions, prepared.job.max_failures
@@ -104,7 +117,8 @@ def _label(
     for summary in _summaries(prepared, predictions.pending(), make_labeler):
         if not done:
             began = time.perf_counter() - summary.seconds  # without the start of the actors
-        on_block(summary)
+        if on_block is not None:
+            on_block(summary)
         done += summary.num_images
         failed += summary.num_failures
         for stage in spent:

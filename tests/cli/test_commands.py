@@ -22,7 +22,8 @@ from small_weights import small_predictor
 from raymrcnn import rundir
 from raymrcnn.infer import on_ray as infer_on_ray
 from raymrcnn.infer.job import PreparedInfer
-from raymrcnn.infer.labeler import BlockSummary, Labeler
+from raymrcnn.infer.fetch import Fetcher
+from raymrcnn.infer.labeler import BlockSummary, Decoder, Labeler
 from raymrcnn.infer.sink import read_results
 from raymrcnn.recipes import RECIPES, tiny
 from raymrcnn.train import on_ray as train_on_ray
@@ -114,7 +115,8 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[Hook], None]:
         prepared: PreparedInfer, pending: list[int], make_labeler: object
     ) -> Iterator[BlockSummary]:
         predictions = prepared.predictions
-        labeler = Labeler(small_predictor(), predictions.folder, prepared.job.batch_size, 1)
+        decode = Decoder(Fetcher(prepared.store))
+        labeler = Labeler(small_predictor(), predictions.folder, prepared.job.batch_size, 1, decode)
         for block in pending:
             with hooks[-1](block) if hooks else contextlib.nullcontext():
                 summary = labeler.label_block(block, predictions.rows_of(block))
@@ -147,7 +149,7 @@ def image_ids(data: Path) -> list[int]:
 def test_infer_labels_each_image_once_and_a_second_time_does_nothing(
     infer: list[object], made_up: Path, tmp_path: Path
 ) -> None:
-    first, second = done(*infer).splitlines()
+    first, second, *_ = done(*infer).splitlines()
     assert first == f"32 images: {tmp_path / 'p'}"
     assert re.fullmatch(
         r"[\d.]+ images/s; the device stood idle \d+% of the time; work of all threads: "
@@ -204,13 +206,13 @@ def test_bad_images_are_recorded_and_the_run_goes_on(
 ) -> None:
     data = damaged(made_up, tmp_path)
     text = done(*infer, "--data", data)
-    assert text == f"32 images, 3 failed (failures.parquet says why): {tmp_path / 'p'}\n"
+    assert text.startswith(f"32 images, 3 failed (failures.parquet says why): {tmp_path / 'p'}\n")
     assert ids_of(tmp_path / "p") == Counter(image_ids(made_up))
     failures = pq.read_table(tmp_path / "p" / rundir.FAILURES).to_pylist()
     assert [row["image_id"] for row in failures] == [image_ids(made_up)[k] for k in (3, 20, 30)]
     assert "No such file" in failures[0]["error"]
     assert "cannot be decoded" in failures[1]["error"]
-    assert failures[2]["error"] == "the image name does not stay inside the data root"
+    assert "does not stay inside the data root" in failures[2]["error"]
 
 
 def test_too_many_failures_stop_the_run_with_1(
