@@ -184,8 +184,7 @@ def infer(
         batch_size: images a card takes at once; 0: 32, and 4 on a CPU.
         dtype: float32, float16 or bfloat16.
         compile: whether torch compiles the backbone first.
-        tta_flip: whether each image is also seen mirrored (test-time augmentation).
-        tta_scales: short sides in pixels that each image is seen at; none: the model's own.
+        tta_flip, tta_scales: test-time augmentation: mirrored too; at these short sides, pixels.
         score_threshold: a detection must score above.
         max_detections: kept of an image.
         max_failures: images that may fail before the job stops; -1: any number.
@@ -229,7 +228,7 @@ def infer(
         )
         before = prepared.predictions
         if on_start is not None:
-            on_start(int(before.manifest["num_images"]), before.num_done())
+            on_start(before.num_images, before.num_done())
         after, scores = run_inference(prepared, cluster=cluster, on_block=on_block)
         return InferResult(
             folder=after.folder,

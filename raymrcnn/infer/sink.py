@@ -49,9 +49,14 @@ class Predictions:
     manifest: dict[str, Any]
 
     @property
+    def num_images(self) -> int:
+        """Images of the whole job."""
+        return int(self.manifest["num_images"])
+
+    @property
     def num_blocks(self) -> int:
         """Blocks of the whole job."""
-        return -(-int(self.manifest["num_images"]) // int(self.manifest["block_rows"]))
+        return -(-self.num_images // int(self.manifest["block_rows"]))
 
     @property
     def complete(self) -> bool:
@@ -87,7 +92,7 @@ class Predictions:
     def rows_of(self, block: int) -> range:
         """The rows of the input that a block is."""
         size = int(self.manifest["block_rows"])
-        return range(block * size, min((block + 1) * size, int(self.manifest["num_images"])))
+        return range(block * size, min((block + 1) * size, self.num_images))
 
 
 def open_predictions(

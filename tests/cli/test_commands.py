@@ -21,8 +21,8 @@ from small_weights import small_predictor
 
 from raymrcnn import rundir
 from raymrcnn.infer import on_ray as infer_on_ray
-from raymrcnn.infer.job import PreparedInfer
 from raymrcnn.infer.fetch import Fetcher
+from raymrcnn.infer.job import PreparedInfer
 from raymrcnn.infer.labeler import BlockSummary, Decoder, Labeler
 from raymrcnn.infer.sink import read_results
 from raymrcnn.recipes import RECIPES, tiny
