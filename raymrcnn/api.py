@@ -184,7 +184,8 @@ def infer(
         batch_size: images a card takes at once; 0: 32, and 4 on a CPU.
         dtype: float32, float16 or bfloat16.
         compile: whether torch compiles the backbone first.
-        tta_flip, tta_scales: test-time augmentation: mirrored too; at these short sides, pixels.
+        tta_flip: whether each image is also seen mirrored (test-time augmentation).
+        tta_scales: short sides in pixels that each image is seen at; none: the model's own.
         score_threshold: a detection must score above.
         max_detections: kept of an image.
         max_failures: images that may fail before the job stops; -1: any number.
@@ -395,6 +396,4 @@ def _train_result(job: TrainJob, step: int, status: str, before: int) -> TrainRe
 
 def _absolute(weights: str | None) -> str | None:
     """Workers run in folders of their own: a path must not depend on the current one."""
-    if weights is not None and os.path.exists(weights):
-        return os.path.abspath(weights)
-    return weights
+    return os.path.abspath(weights) if weights and os.path.exists(weights) else weights

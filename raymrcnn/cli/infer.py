@@ -72,8 +72,13 @@ def infer(
         ),
     ] = None,
     batch_size: Annotated[
-        int, typer.Option(min=0, help="Images a card takes at once; 0: 32, and 4 on a CPU.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Images a card takes at once. \\[default: 32, and 4 on a CPU]",
+            show_default=False,
+        ),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
     compile_model: Annotated[
         bool, typer.Option("--compile", help="Have torch compile the backbone: a slower start.")
@@ -142,7 +147,7 @@ def infer(
         rundir.prepare_output(coco_json.expanduser().absolute().parent)
     result = run(
         progress, weights=weights, data=data, split=split, images=tuple(images or ()), out=out,
-        score=_scores(mode, data), batch_size=batch_size, dtype=dtype, compile=compile_model,
+        score=_scores(mode, data), batch_size=batch_size or 0, dtype=dtype, compile=compile_model,
         tta_flip=_flips(tta), tta_scales=_scales(tta_scales), score_threshold=score_threshold,
         max_detections=max_detections, max_failures=max_failures, limit=limit, workers=workers,
         decode_workers=decode_workers, device=device, cluster=cluster,

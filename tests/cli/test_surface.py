@@ -69,7 +69,16 @@ def test_help_reads_well(words: str) -> None:
 
 def test_help_shows_defaults_also_where_they_depend() -> None:
     text = " ".join(re.sub("│", " ", done("infer", "--help")).split())
-    for default in ("32", "float32", "0.05", "100", "-1", "val2017", "predictions", "auto"):
+    for default in (
+        "32, and 4 on a CPU",
+        "float32",
+        "0.05",
+        "100",
+        "-1",
+        "val2017",
+        "predictions",
+        "auto",
+    ):
         assert f"[default: {default}]" in text, default
     assert "[default: evaluation with --data, predict with --images]" in text
     text = " ".join(re.sub("│", " ", done("train", "--help")).split())
