@@ -171,7 +171,6 @@ def _tables_of_file(
             else _places(batch.column(column), place)
         )
         row += batch.num_rows
-        first_id += 0 if has_ids else batch.num_rows
         more = {"row": pa.array(rows, pa.int64())} if holds_bytes else {}
         yield columns_of(
             len(rows),
