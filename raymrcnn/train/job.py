@@ -20,7 +20,7 @@ from raymrcnn.device.accelerator import ROWS, parse_dtype
 from raymrcnn.errors import ConfigError, DataError, OutputError, WeightError
 from raymrcnn.model.maskrcnn import MaskRCNN, build_mask_rcnn, trainable_summary
 from raymrcnn.structures import ModelInfo
-from raymrcnn.train.checkpoint import committed_steps
+from raymrcnn.train.checkpoint import committed_steps, load_newest
 from raymrcnn.weights.load import backbone_init, load_into
 from raymrcnn.weights.source import load_source
 
@@ -94,6 +94,10 @@ def prepare(job: TrainJob, resume: Resume = "auto") -> PreparedJob:
     dataset = TrainDataset(index, images, recipe.data, recipe.seed)
     images.check(index, dataset.images)
     steps = _earlier_steps(job, index, resume)
+    if steps and steps[-1] >= recipe.optim.max_iter:
+        # Before anybody is told that it is complete: the last one must be whole.
+        newest = load_newest(job.run_dir, lambda text: None)
+        steps = [] if newest is None else [step for step in steps if step <= newest.step]
     with torch.device("meta"):  # only to see what learns, and whether the weights fit
         model = fresh_model(recipe, len(index.categories))
         if not steps:

@@ -6,6 +6,7 @@ and the wish to stop comes in through the two callables of `Channel`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +19,14 @@ from raymrcnn.config import Recipe
 from raymrcnn.data.loader import train_batches
 from raymrcnn.device.accelerator import parse_dtype, row_of
 from raymrcnn.device.numerics import seed_everything
+from raymrcnn.errors import OutputError
 from raymrcnn.model.maskrcnn import MaskRCNN
-from raymrcnn.train.checkpoint import Checkpoint, load_newest, save_checkpoint
+from raymrcnn.train.checkpoint import Checkpoint, load_newest
 from raymrcnn.train.job import PreparedJob, fresh_model, initialise
 from raymrcnn.train.loop import Step, StepOptions, require_finite, training_steps
 from raymrcnn.train.metrics import Clock, MetricsWriter
 from raymrcnn.train.optim import learning_rate
+from raymrcnn.train.saver import Saver
 from raymrcnn.train.state import TrainState
 
 
@@ -103,6 +106,7 @@ def _drive(
     )
     agreed = _Agreement(world_size)
     writer = MetricsWriter(job.run_dir, start) if rank == 0 else None
+    saver = Saver(job.run_dir, prepared.info, recipe.checkpoint.keep)
     clock = Clock(seconds_before=writer.seconds_before if writer else 0.0)
     done = start
     shown: Step | None = None  # the last that was not left out
@@ -124,21 +128,21 @@ def _drive(
                 require_finite(shown, losses)
                 if writer is not None:
                     record = _record(step, losses, clock, prepared.dataset.epoch_size, recipe)
-                    record |= {**state.counts(), **({"left_out": skipped} if skipped else {})}
+                    record |= {"checkpoint_wait_s": saver.lap(), **state.counts()}
+                    record |= {"left_out": skipped} if skipped else {}
                     writer.write(record)
                     channel.tell(record)
                 skipped = []
             if rank == 0 and (done % recipe.checkpoint.every == 0 or last):
-                save_checkpoint(
-                    job.run_dir,
-                    done,
-                    state.usable_weights(),
-                    state.state_dict(),
-                    prepared.info,
-                    recipe.checkpoint.keep,
-                )
+                saver.save(done, state.usable_weights(), state.state_dict())
+            saver.look()
             if last:
                 break
+        saver.close()
+    except BaseException:
+        with contextlib.suppress(OutputError):  # what went wrong first matters
+            saver.close()
+        raise
     finally:
         batches.close()  # type: ignore[attr-defined]  # a generator: ends its threads or processes
         if writer is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -87,6 +88,22 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(
     assert newest.step == 4
     assert "step-0000006" in warnings[0]
     assert "damaged" in warnings[0]
+
+
+def test_a_finished_run_whose_last_checkpoint_was_damaged_is_finished_again(
+    made_up: Path, whole: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    last = run / (run / "last").read_text().strip()
+    os.truncate(last / "model.safetensors", 100)
+    job = prepared(made_up, run)
+    assert job.start < 6
+    run_here(job)
+    assert prepared(made_up, run).start == 6
+    ours, theirs = (load_newest(folder, lambda text: None) for folder in (run, whole))
+    assert ours is not None
+    assert theirs is not None
+    assert all(torch.equal(ours.model[name], theirs.model[name]) for name in theirs.model)
 
 
 def test_a_run_with_damaged_checkpoints_alone_is_refused(whole: Path, tmp_path: Path) -> None:
