@@ -18,9 +18,9 @@ from typing import Protocol
 
 import torch
 
+from raymrcnn.data.fetch import Fetcher
 from raymrcnn.data.images import decode_annotated_image, decode_image
 from raymrcnn.errors import DataError, RunError
-from raymrcnn.infer.fetch import Fetcher
 from raymrcnn.infer.sink import Folder, commit_block, read_images
 from raymrcnn.model.predictor import HostDetections, Predictor
 from raymrcnn.structures import Detections, Failure, ImageRef

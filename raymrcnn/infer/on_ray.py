@@ -20,11 +20,11 @@ import numpy as np
 import ray
 import torch
 
+from raymrcnn.data.fetch import Fetcher
 from raymrcnn.device.accelerator import CPU, ROWS, Accelerator
 from raymrcnn.device.choice.on_ray import Cards, label_selector
 from raymrcnn.device.on_ray import quiet_loggers, ray_session, worker_device, worker_resources
 from raymrcnn.errors import DataError, RaymrcnnError, RunError
-from raymrcnn.infer.fetch import Fetcher
 from raymrcnn.infer.job import InferJob, PreparedInfer, predictor_of
 from raymrcnn.infer.labeler import BlockLabeler, BlockSummary, Decoder, Labeler
 from raymrcnn.infer.sink import Predictions, finish, image_ids

@@ -21,14 +21,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raymrcnn import storage
+from raymrcnn.data.fetch import is_text, parquet_column
 from raymrcnn.errors import DataError
 from raymrcnn.infer.inputs import ROWS_AT_ONCE, columns_of, tables_of
 from raymrcnn.structures import ImageRef
 
 TAR_SUFFIX, PARQUET_SUFFIX = ".tar", ".parquet"
-# Columns by the names that programs give them, in the order of preference.
-BYTES_COLUMNS = ("bytes", "image_bytes", "image", "jpg", "jpeg", "png", "webp", "content")
-PLACE_COLUMNS = ("uri", "url", "path", "image_path", "file_name")
 NAME_COLUMNS = ("file_name", "path", "key", "__key__")
 _IN_TARS = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff",
                       ".ppm", ".pgm", ".jp2"})  # fmt: skip
@@ -52,25 +50,6 @@ def images_of_shards(shards: Sequence[tuple[str, str]]) -> Iterator[pa.Table]:
             todo="give either",
         )
     return _images_of_tars(shards) if tars[0] else _images_of_parquet(shards)
-
-
-def parquet_column(schema: pa.Schema) -> tuple[str, bool]:
-    """The column of a parquet file that is or names the images, and whether it holds bytes.
-
-    Raises:
-        DataError: there is none.
-    """
-    for name in BYTES_COLUMNS:
-        if name in schema.names and _holds_bytes(schema.field(name).type):
-            return name, True
-    for name in PLACE_COLUMNS:
-        if name in schema.names and _is_text(schema.field(name).type):
-            return name, False
-    raise DataError(
-        f"no column of images among {', '.join(schema.names)}",
-        todo=f"name one {' or '.join(BYTES_COLUMNS[:3])} (bytes), or "
-        f"{' or '.join(PLACE_COLUMNS[:3])} (places)",
-    )
 
 
 def _is_tar(place: str) -> bool:
@@ -149,7 +128,7 @@ def _tables_of_file(
 ) -> Iterable[pa.Table]:
     schema = file.schema_arrow
     column, holds_bytes = _column_of(file, place)
-    named = next((c for c in NAME_COLUMNS if c in schema.names and _is_text(schema.field(c).type)),
+    named = next((c for c in NAME_COLUMNS if c in schema.names and is_text(schema.field(c).type)),
                  None)  # fmt: skip
     has_ids = "image_id" in schema.names and pa.types.is_integer(schema.field("image_id").type)
     wanted = {*(["image_id"] if has_ids else []), *([named] if named else [])}
@@ -220,13 +199,3 @@ def _column_of(file: pq.ParquetFile, place: str) -> tuple[str, bool]:
         return parquet_column(file.schema_arrow)
     except DataError as error:
         raise DataError(error.what, where=place, todo=error.todo) from None
-
-
-def _holds_bytes(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):  # as Hugging Face's data sets have it
-        return kind.get_field_index("bytes") >= 0 and _holds_bytes(kind.field("bytes").type)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))

@@ -23,11 +23,13 @@ import pyarrow.parquet as pq
 from raymrcnn import rundir
 from raymrcnn.errors import DataError
 from raymrcnn.rows import FAILURE_SCHEMA, RESULT_SCHEMA
+from raymrcnn.structures import ImageRef
 
 NUM_SCORE_BINS = 40
 NUM_FAILURES_SHOWN = 20
 _MAX_REASONS = 500  # distinct ones that are counted; the rest is counted together
 _BATCH_ROWS = 256
+_REF_COLUMNS = ("file_name", "uri", "offset", "length", "row")  # of images.parquet, besides the id
 _FAILED_BLOCKS = rundir.FAILED_GLOB  # until infer has gathered them
 
 
@@ -186,7 +188,17 @@ def result_batches(
 
 
 def image_uris(folder: Path, image_ids: Sequence[int]) -> dict[int, str]:
-    """Where images lie, by their ids, as far as images.parquet says.
+    """Where images lie that have a file of their own, by their ids, as images.parquet says.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    refs = image_refs(folder, image_ids)
+    return {k: ref.uri for k, ref in refs.items() if ref.uri and not ref.length and ref.row < 0}
+
+
+def image_refs(folder: Path, image_ids: Sequence[int]) -> dict[int, ImageRef]:
+    """What a job was given of some images, by their ids; nothing without images.parquet.
 
     Raises:
         DataError: the file is damaged.
@@ -196,12 +208,10 @@ def image_uris(folder: Path, image_ids: Sequence[int]) -> dict[int, str]:
         return {}
     wanted = np.asarray(image_ids, np.int64)
     found = {}
-    for batch in _batches(path, ["image_id", "uri"]):
-        rows = np.isin(batch.column("image_id").to_numpy(zero_copy_only=False), wanted)
-        for row in np.flatnonzero(rows):
-            uri = batch.column("uri")[int(row)].as_py()
-            if uri:
-                found[batch.column("image_id")[int(row)].as_py()] = uri
+    for batch in _batches(path, ["image_id"], optional=_REF_COLUMNS):
+        chosen = np.isin(batch.column("image_id").to_numpy(zero_copy_only=False), wanted)
+        for row in batch.filter(pa.array(chosen)).to_pylist():
+            found[row["image_id"]] = ImageRef(**{"file_name": "", "uri": "", **row})
     return found
 
 
@@ -298,7 +308,9 @@ def _added(left: npt.NDArray[np.int64], right: npt.NDArray[np.int64]) -> npt.NDA
     return total
 
 
-def _batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+def _batches(
+    path: Path, columns: list[str], optional: Sequence[str] = ()
+) -> Iterator[pa.RecordBatch]:
     try:
         with pq.ParquetFile(path) as file:
             missing = [name for name in columns if name not in file.schema_arrow.names]
@@ -308,7 +320,8 @@ def _batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
                     where=str(path),
                     todo="give a folder that `raymrcnn infer` wrote",
                 )
-            yield from file.iter_batches(_BATCH_ROWS, columns=columns)
+            there = [name for name in optional if name in file.schema_arrow.names]
+            yield from file.iter_batches(_BATCH_ROWS, columns=[*columns, *there])
     except (OSError, pa.ArrowException) as error:
         line = " ".join(str(error).split())[:200]
         raise DataError(f"cannot be read ({line})", where=str(path)) from None

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from raymrcnn import rundir
+from raymrcnn.data.fetch import Fetcher
 from raymrcnn.errors import DataError
 from raymrcnn.overlay import draw_detections
 from raymrcnn.report import collect
@@ -63,7 +64,8 @@ def draw(
     names = {int(k): str(name) for k, name in manifest.get("categories") or ()}
     ids = chosen_ids(folder, count, sample_seed)
     found = _detections(folder, int(manifest["block_rows"]), ids)
-    uris = collect.image_uris(folder, ids.tolist())
+    refs = collect.image_refs(folder, ids.tolist())
+    fetch = Fetcher()
     place = folder / OVERLAYS
     rundir.prepare_output(place)
     files: list[Path] = []
@@ -75,7 +77,8 @@ def draw(
             notes.append(f"image {image_id} has no result: failures.parquet says why")
             continue
         try:
-            pixels = pixels_of(uris.get(image_id), detections)
+            ref = refs.get(image_id)
+            pixels = pixels_of(fetch(ref) if ref else None, detections)
         except DataError as error:
             notes.append(f"{detections.file_name} is not shown: {error.what}")
             continue

@@ -245,11 +245,11 @@ def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float,
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def pixels_of(place: str | None, found: Detections) -> npt.NDArray[np.uint8]:
+def pixels_of(place: bytes | Path | str | None, found: Detections) -> npt.NDArray[np.uint8]:
     """An image in the frame of its detections, uint8 [height, width, 3] RGB.
 
     Args:
-        place: its path or URI, None if it is not known.
+        place: its bytes, path or URI; None if it is not known.
         found: what says its size.
 
     Raises:
@@ -257,8 +257,10 @@ def pixels_of(place: str | None, found: Detections) -> npt.NDArray[np.uint8]:
     """
     if not place:
         raise DataError("its place is not known")
-    source: bytes | str = _fetched(place) if "://" in place else place
-    pixels = decode_annotated_image(source, found.width, found.height)
+    remote = isinstance(place, str) and "://" in place
+    pixels = decode_annotated_image(
+        _fetched(str(place)) if remote else place, found.width, found.height
+    )
     upright: npt.NDArray[np.uint8] = pixels.permute(1, 2, 0).contiguous().numpy()
     return upright
 

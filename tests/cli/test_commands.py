@@ -20,8 +20,8 @@ from refusing_disks import full_disk
 from small_weights import small_predictor
 
 from raymrcnn import rundir
+from raymrcnn.data.fetch import Fetcher
 from raymrcnn.infer import on_ray as infer_on_ray
-from raymrcnn.infer.fetch import Fetcher
 from raymrcnn.infer.job import PreparedInfer
 from raymrcnn.infer.labeler import BlockSummary, Decoder, Labeler
 from raymrcnn.infer.sink import read_results

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from raymrcnn.infer.sink import Predictions, finish, open_predictions, read_resu
 from raymrcnn.infer.sources import images_named, images_of_split
 from raymrcnn.masks import rle_to_bitmap
 from raymrcnn.model.predictor import HostDetections, Predictor
+from raymrcnn.report.drawn import draw
 from raymrcnn.structures import Detections, ImageRef
 
 # An untrained network scores all its boxes alike, and rounding that differs with the size of a
@@ -282,6 +284,29 @@ def test_other_errors_of_the_device_are_not_taken_for_lack_of_memory(
     refs = square_images(tmp_path / "images", 2)
     with pytest.raises(RuntimeError, match="device-side assert"):
         label(predictor, tmp_path / "out", refs, 4)
+
+
+def test_images_of_a_tar_are_labelled_and_drawn_like_single_files(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    refs = square_images(tmp_path / "images", 5)
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for ref in refs:
+            tar.add(ref.uri, Path(ref.uri).name)
+    (tmp_path / "images/01.png").write_bytes(b"")
+    with tarfile.open(tmp_path / "a.tar", "a") as tar:
+        tar.add(tmp_path / "images/01.png", "empty.png")
+    done, _ = label(predictor, tmp_path / "tar", listed(images_named([str(tmp_path / "a.tar")])), 2)
+    (failure,) = pq.read_table(tmp_path / "tar" / rundir.FAILURES).to_pylist()
+    assert (failure["file_name"], failure["error"]) == (
+        "a.tar/empty.png",
+        "the image file is empty",
+    )
+    rows = list(read_results(tmp_path / "tar"))
+    assert [one.file_name for one in rows] == [f"a.tar/{k:02d}.png" for k in range(5)]
+    drawn = draw(tmp_path / "tar", 6)
+    assert len(drawn.overlays) == 5
+    assert drawn.notes == ["image 6 has no result: failures.parquet says why"]
 
 
 def test_the_time_the_device_stands_still_is_counted(predictor: Predictor, tmp_path: Path) -> None:

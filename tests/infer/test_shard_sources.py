@@ -19,12 +19,12 @@ from PIL import Image
 from s3 import BUCKET, s3_server
 
 from raymrcnn import storage
+from raymrcnn.data import fetch as fetch_module
+from raymrcnn.data.fetch import Fetcher
 from raymrcnn.data.images import decode_image
 from raymrcnn.data.shards import write_shards
 from raymrcnn.data.store import open_dataset
 from raymrcnn.errors import ConfigError, DataError
-from raymrcnn.infer import fetch as fetch_module
-from raymrcnn.infer.fetch import Fetcher
 from raymrcnn.infer.inputs import ROWS_AT_ONCE, refs_in
 from raymrcnn.infer.sink import image_ids, open_predictions, read_images
 from raymrcnn.infer.sources import images_named, images_of_split

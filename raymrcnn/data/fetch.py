@@ -1,4 +1,4 @@
-"""The bytes of one image of a job, wherever it is: a file, a URI, a range of a tar, a parquet row.
+"""The bytes of one image, wherever it is: a file, a URI, a range of a tar, a parquet row.
 
 Called from many threads at once. A storage that does not answer is asked again; what is missing is
 told at once. Nothing is decoded here.
@@ -20,8 +20,11 @@ import pyarrow.parquet as pq
 from raymrcnn import storage
 from raymrcnn.data.store import ImageStore
 from raymrcnn.errors import DataError
-from raymrcnn.infer.shard_sources import parquet_column
 from raymrcnn.structures import ImageRef
+
+# Columns by the names that programs give them, in the order of preference.
+BYTES_COLUMNS = ("bytes", "image_bytes", "image", "jpg", "jpeg", "png", "webp", "content")
+PLACE_COLUMNS = ("uri", "url", "path", "image_path", "file_name")
 
 TRIES, WAIT_S = 3, 0.5  # of a remote read, doubling
 _GROUPS_KEPT = 4  # row groups of images in memory
@@ -115,3 +118,33 @@ def _opened(uri: str) -> pq.ParquetFile:
         return pq.ParquetFile(storage.open_file(uri) if storage.is_uri(uri) else os.fspath(uri))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"cannot read ({storage.one_line(error)})", where=uri) from None
+
+
+def parquet_column(schema: pa.Schema) -> tuple[str, bool]:
+    """The column of a parquet file that is or names the images, and whether it holds bytes.
+
+    Raises:
+        DataError: there is none.
+    """
+    for name in BYTES_COLUMNS:
+        if name in schema.names and _holds_bytes(schema.field(name).type):
+            return name, True
+    for name in PLACE_COLUMNS:
+        if name in schema.names and is_text(schema.field(name).type):
+            return name, False
+    raise DataError(
+        f"no column of images among {', '.join(schema.names)}",
+        todo=f"name one {' or '.join(BYTES_COLUMNS[:3])} (bytes), or "
+        f"{' or '.join(PLACE_COLUMNS[:3])} (places)",
+    )
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):  # as Hugging Face's data sets have it
+        return kind.get_field_index("bytes") >= 0 and _holds_bytes(kind.field("bytes").type)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column holds strings."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
