@@ -1,7 +1,8 @@
 """What Ray costs: images a second through the whole pipeline against the same labeler in-process.
 
 One actor, the same blocks, the first block of each left out as warm-up, the two in turn. The model
-is the small one, so that the pipeline has the least to hide behind.
+is the small one, so that the pipeline has the least to hide behind. Both choose their threads by
+trying: on a busy machine the two may choose differently, so run it on a quiet one.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from raymrcnn.device.on_ray import ray_session, worker_device
 from raymrcnn.infer.job import InferJob, load_predictor, prepare
 from raymrcnn.infer.labeler import BlockSummary, Labeler
 from raymrcnn.infer.on_ray import run_inference
+from raymrcnn.infer.threads import choose_num_threads
 from raymrcnn.model.maskrcnn import build_mask_rcnn
 from raymrcnn.recipes import tiny
 from raymrcnn.structures import Category, ModelInfo
@@ -59,6 +61,7 @@ def rate(marks: list[tuple[float, BlockSummary]]) -> float:
 def in_process(one: InferJob) -> float:
     prepared = prepare(one)
     predictor = load_predictor(one.weights, CPU, worker_device(CPU, 1), score_threshold=0.0)
+    choose_num_threads(predictor.rehearse, torch.get_num_threads())  # as the actor does
     labeler = Labeler(predictor, one.out, one.batch_size, 1)
     marks = []
     for block in prepared.predictions.pending():
