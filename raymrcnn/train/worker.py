@@ -7,6 +7,7 @@ and the wish to stop comes in through the two callables of `Channel`.
 from __future__ import annotations
 
 import contextlib
+import datetime
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from raymrcnn.config import Recipe
 from raymrcnn.data.loader import train_batches
 from raymrcnn.device.accelerator import parse_dtype, row_of
 from raymrcnn.device.numerics import seed_everything
+from raymrcnn.device.on_ray import PROCESS_GROUP_TIMEOUT_S
 from raymrcnn.errors import OutputError
 from raymrcnn.model.maskrcnn import MaskRCNN
 from raymrcnn.train.checkpoint import Checkpoint, load_newest
@@ -183,7 +185,9 @@ class _Agreement:
     """A yes of any rank becomes the yes of all, over the host's network: no device waits."""
 
     def __init__(self, world_size: int) -> None:
-        self._group = dist.new_group(backend="gloo") if world_size > 1 else None
+        # A peer that hangs is noticed here first: every rank asks each step.
+        limit = datetime.timedelta(seconds=PROCESS_GROUP_TIMEOUT_S)
+        self._group = dist.new_group(backend="gloo", timeout=limit) if world_size > 1 else None
 
     def any(self, mine: bool) -> bool:
         if self._group is None:

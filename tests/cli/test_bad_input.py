@@ -157,14 +157,12 @@ def test_a_wrong_data_set_is_refused_with_the_place(
     assert left(data) == []
 
 
-def test_a_uri_is_no_path_yet(data: Path, small_run: Path) -> None:
+def test_a_uri_is_refused_where_only_paths_are_taken(data: Path) -> None:
     for command in (
         ["data", "synth", "--out", "s3://bucket/coco"],
         ["demo", "--out", "s3://bucket/coco"],
         ["score", "s3://bucket/predictions"],
-        ["infer", "--data", "s3://bucket/coco", "--weights", small_run],
         train(data, "--out", "s3://bucket/run"),
-        infer(data, small_run, "--out", "s3://bucket/run"),
     ):
         assert "is a URI, and only paths are supported here" in refused(*command)
 
