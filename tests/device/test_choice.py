@@ -113,6 +113,37 @@ def test_a_model_that_is_not_there_names_those_that_are(cluster: list[Any]) -> N
     assert cards_by_model(MLU) == {"MLU370-S4": 4, "cards without a label": 2}
 
 
+def test_a_cluster_without_such_cards_is_refused_before_anything_is_divided_among_none(
+    cluster: list[Any],
+) -> None:
+    cluster += [node(CPU=4.0, GPU=2.0)]
+    with pytest.raises(DeviceError) as caught:
+        taken("mlu")
+    assert str(caught.value) == (
+        "--device: the cluster has no mlu cards; there are cuda (2), cpu (4); where nodes have "
+        "some, source cluster/env.sh before `ray start`"
+    )
+
+
+def test_no_more_workers_are_taken_than_there_are_cards_of_the_model(cluster: list[Any]) -> None:
+    cluster += [x8(8), s4(4)]
+    assert taken(workers=4, model="MLU370-S4") == ("mlu", 4, "MLU370-S4")
+    with pytest.raises(DeviceError) as caught:
+        taken(workers=5, model="MLU370-S4")
+    said = "--workers: 5 workers need 5 MLU370-S4 cards, and the cluster has 4; ask for at most 4"
+    assert str(caught.value) == said
+
+
+def test_a_model_decides_the_kind_of_card_where_that_is_left_open(cluster: list[Any]) -> None:
+    cluster += [x8(8), node({"ray.io/accelerator-type": "H100"}, CPU=8.0, GPU=4.0)]
+    assert taken(model="H100") == ("cuda", 4, "H100")
+    assert taken() == ("mlu", 8, None)
+    with pytest.raises(ClusterError, match=r"no A100 in the cluster; there are H100 \(4\), MLU370"):
+        taken(model="A100")
+    with pytest.raises(ClusterError, match=r"no H100 in the cluster; there are MLU370-X8 \(8\);"):
+        taken("mlu", model="H100")
+
+
 def test_the_model_of_this_machine_is_read_from_its_cards(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -63,21 +63,7 @@ def chosen_cards(
         )
         return
     with ray_session(cluster, CPU, 0):
-        accelerator = _of_cluster(device)
-        cards = cards_by_model(accelerator)
-        if model is not None and not cards.get(model):
-            there = ", ".join(f"{name} ({number})" for name, number in sorted(cards.items()))
-            raise ClusterError(
-                f"no {model} in the cluster; there are {there or 'no cards'}",
-                where="--accelerator",
-                todo="name one of them, or label the nodes as cluster/env.sh does",
-            )
-        there_are = cards[model] if model is not None else sum(cards.values())
-        yield Cards(
-            accelerator=accelerator,
-            workers=workers or (1 if accelerator is CPU else there_are),
-            model=model,
-        )
+        yield _cards_of_cluster(device, workers, model)
 
 
 def cards_by_model(accelerator: Accelerator) -> dict[str, int]:
@@ -139,11 +125,51 @@ def _has_session() -> bool:
     return ray is not None and bool(ray.is_initialized())
 
 
-def _of_cluster(device: str) -> Accelerator:
-    """The accelerator of that name, or the best that the joined cluster has."""
-    if device == "auto":
-        return next(row for row in ROWS.values() if cards_by_model(row))
-    return ROWS[device] if device in ROWS else pick(device)  # which refuses the name
+def _cards_of_cluster(device: str, workers: int, model: str | None) -> Cards:
+    if device != "auto" and device not in ROWS:
+        pick(device)  # which refuses the name
+    rows = list(ROWS.values()) if device == "auto" else [ROWS[device]]
+    there = {row.name: cards_by_model(row) for row in rows}
+    if model is None:
+        accelerator = next((row for row in rows if there[row.name]), None)
+        if accelerator is None:
+            raise _none_of_kind(device)
+    else:
+        accelerator = next((row for row in rows if model in there[row.name]), None)
+        if accelerator is None:
+            raise _none_of_model(model, [there[row.name] for row in rows if row is not CPU])
+    if accelerator is CPU:  # whose cores the system shares
+        return Cards(accelerator=CPU, workers=workers or 1, model=model)
+    cards = there[accelerator.name]
+    possible = sum(cards.values()) if model is None else cards[model]
+    if workers > possible:  # Ray would wait for the others for ever
+        raise DeviceError(
+            f"{workers} workers need {workers} {model or accelerator.name} cards, and the cluster "
+            f"has {possible}",
+            where="--workers",
+            todo=f"ask for at most {possible}",
+        )
+    return Cards(accelerator=accelerator, workers=workers or possible, model=model)
+
+
+def _none_of_kind(device: str) -> DeviceError:
+    counted = {row.name: sum(cards_by_model(row).values()) for row in ROWS.values()}
+    there = ", ".join(f"{name} ({number})" for name, number in counted.items() if number)
+    return DeviceError(
+        f"the cluster has no {device} cards; there are {there or 'no cores either'}",
+        where="--device",
+        todo="where nodes have some, source cluster/env.sh before `ray start`",
+    )
+
+
+def _none_of_model(model: str, by_kind: list[dict[str, int]]) -> ClusterError:
+    cards = sorted(item for one in by_kind for item in one.items())
+    there = ", ".join(f"{name} ({number})" for name, number in cards)
+    return ClusterError(
+        f"no {model} in the cluster; there are {there or 'no cards'}",
+        where="--accelerator",
+        todo="name one of them, or label the nodes as cluster/env.sh does",
+    )
 
 
 def _require_local_model(accelerator: Accelerator, model: str) -> None:
