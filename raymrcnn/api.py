@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Union
 
-import torch
-
 from raymrcnn import rundir, storage
 from raymrcnn.config import Recipe
 from raymrcnn.data.images import decode_image
-from raymrcnn.device.accelerator import CPU, pick
+from raymrcnn.device.accelerator import CPU, first_device, pick
 from raymrcnn.device.choice.on_ray import chosen_cards, require_known_batch
 from raymrcnn.errors import DataError, OutputError
 from raymrcnn.infer.job import InferJob, load_predictor
@@ -280,7 +278,7 @@ def predict(
     predictor = load_predictor(
         weights,
         accelerator,
-        torch.device(accelerator.torch_type),
+        first_device(accelerator),
         dtype,
         score_threshold,
         max_detections,

@@ -79,6 +79,19 @@ def num_cards(accelerator: Accelerator) -> int:
     return mlu.device_count()
 
 
+def first_device(accelerator: Accelerator) -> torch.device:
+    """The first device of that kind that this process sees, known to torch from here on.
+
+    Raises:
+        DeviceError: torch_mlu cannot be used.
+    """
+    if accelerator is CPU:
+        return torch.device("cpu")
+    if accelerator is MLU:
+        mlu.load()
+    return torch.device(accelerator.torch_type, 0)
+
+
 def pick(name: str = "auto") -> Accelerator:
     """The accelerator of that name, or with "auto" the best that is present.
 

@@ -43,6 +43,7 @@ __all__ = [
     "obstacle",
     "show_only",
     "versions",
+    "visible_cards",
     "visible_devices",
     "why_unavailable",
 ]
@@ -124,6 +125,16 @@ def host_cards(
             text = _run_cnmon(program, ["info", "-m"], timeout_s)
             sources.append(cambricon.parse_info_text(text or ""))
     return cambricon.merge(sources, nodes)
+
+
+def visible_cards(
+    root: Path = ROOT, cnmon: str | None = CNMON, timeout_s: float = CNMON_TIMEOUT_S
+) -> tuple[Card, ...]:
+    """Of `host_cards` those that this process sees; a container is told of all of its host."""
+    nodes = device_nodes(root)
+    seen = _visible_nodes(nodes)
+    cards = host_cards(root, cnmon, timeout_s)
+    return tuple(card for card in cards if not nodes or card.index in seen)
 
 
 def versions(root: Path = ROOT, cnmon: str | None = CNMON) -> dict[str, str | None]:

@@ -130,9 +130,17 @@ def card_errors(accelerator: Accelerator) -> Iterator[None]:
 
     Raises:
         CardError: the card failed.
+        RunError: its memory does not do; another try would end alike.
     """
     try:
         yield
+    except torch.OutOfMemoryError as error:
+        raise RunError(
+            f"{accelerator.name} card {_card(accelerator)} has too little memory: "
+            f"{(str(error).splitlines() or [''])[0][:200]}",
+            where=f"node {socket.gethostname()}",
+            todo="let a card take fewer images at once: more --workers, or optim.accumulate",
+        ) from error
     except RuntimeError as error:
         text = str(error)
         lost_peer = isinstance(error, dist.DistError) or "gloo" in text.lower()

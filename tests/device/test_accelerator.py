@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -76,6 +77,18 @@ def test_an_unknown_device_is_answered_with_those_there_are(name: str, advice: s
 def test_asking_for_cards_starts_none() -> None:
     pick("auto")
     assert not torch.cuda.is_initialized()
+
+
+def test_the_first_device_of_a_kind_is_known_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+    monkeypatch.setattr(mlu, "load", lambda: loaded.append("torch_mlu"))
+    assert accelerator.first_device(CPU) == torch.device("cpu")
+    assert accelerator.first_device(CUDA) == torch.device("cuda", 0)
+    assert not loaded
+    named = replace(MLU, torch_type="privateuseone")  # as torch calls it unnamed
+    monkeypatch.setattr(accelerator, "MLU", named)
+    assert accelerator.first_device(named).index == 0
+    assert loaded == ["torch_mlu"]
 
 
 def test_the_machine_itself_is_one_cpu() -> None:

@@ -150,7 +150,7 @@ def test_the_model_of_this_machine_is_read_from_its_cards(
     monkeypatch.setattr(choice, "pick", lambda name: MLU)
     monkeypatch.setattr(choice, "num_cards", lambda row: 2)
     here = [Card(index=k, model="MLU370-X8") for k in (0, 1)]
-    monkeypatch.setattr(mlu, "host_cards", lambda: tuple(here))
+    monkeypatch.setattr(mlu, "visible_cards", lambda: tuple(here))
     assert taken(model="MLU370-X8", address=None) == ("mlu", 2, "MLU370-X8")
     with pytest.raises(DeviceError, match="of this machine are MLU370-X8, and not all MLU370-S4"):
         taken(model="MLU370-S4", address=None)
@@ -245,6 +245,23 @@ def test_a_raylet_without_numbers_is_refused_with_the_line_to_add(
     assert "TPU" in names.split(",")
     assert names.split(",")[-1] == "MLU"
     assert "GPU" not in names.split(",")
+
+
+def test_a_node_with_one_card_needs_no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(mlu_workers.UNIT_INSTANCES, raising=False)
+    monkeypatch.setattr(mlu_workers, "_unit", lambda: 0)
+    monkeypatch.setattr(mlu, "show_only", lambda unit: unit)
+    monkeypatch.setattr(mlu, "load", lambda: None)
+    monkeypatch.setattr(mlu_workers, "MLU", CPU)
+    monkeypatch.setattr(mlu_workers, "_num_cards_here", lambda: 1)
+    assert mlu_workers.take_card.__wrapped__() == 0
+    monkeypatch.setattr(mlu_workers, "_num_cards_here", lambda: 2)
+    with pytest.raises(ClusterError, match="without numbers for its MLU cards"):
+        mlu_workers.take_card.__wrapped__()
+    # A Ray to come that manages MLU itself has shown this worker its card already.
+    monkeypatch.setattr(mlu_workers, "_knows_cards", lambda: True)
+    assert mlu_workers.take_card.__wrapped__() == 0
+    mlu_workers.require_numbered_cards()
 
 
 def test_what_the_user_numbers_stays_numbered(monkeypatch: pytest.MonkeyPatch) -> None:

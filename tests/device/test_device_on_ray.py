@@ -13,9 +13,15 @@ import ray
 import torch
 
 from raymrcnn.device import on_ray
-from raymrcnn.device.accelerator import CPU, CUDA, MLU
-from raymrcnn.device.on_ray import ray_session, worker_device, worker_resources
-from raymrcnn.errors import ClusterError, DeviceError
+from raymrcnn.device.accelerator import CPU, CUDA, MLU, Accelerator
+from raymrcnn.device.on_ray import (
+    CardError,
+    card_errors,
+    ray_session,
+    worker_device,
+    worker_resources,
+)
+from raymrcnn.errors import ClusterError, DeviceError, RunError
 
 
 @pytest.fixture(autouse=True)
@@ -124,3 +130,29 @@ def test_noise_at_the_start_is_shown_only_where_the_start_fails(
         raise SystemExit
     os.write(2, b", after")
     assert capfd.readouterr().err == "noise of a library, after"
+
+
+def test_what_goes_wrong_on_a_card_is_told_from_what_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLU_VISIBLE_DEVICES", "3")
+
+    def raised(error: Exception, row: Accelerator = MLU) -> BaseException:
+        with pytest.raises(Exception) as caught, card_errors(row):  # noqa: PT011
+            raise error
+        return caught.value
+
+    dead = raised(RuntimeError("CNRT error: device lost\nmore"))
+    assert isinstance(dead, CardError)
+    assert dead.what == "mlu card 3 failed: CNRT error: device lost"
+    full = raised(torch.OutOfMemoryError("MLU out of memory. Tried to allocate 2.00 GiB"))
+    assert isinstance(full, RunError)
+    assert not isinstance(full, CardError), "it would be tried again, to the same end"
+    assert full.what.startswith("mlu card 3 has too little memory: MLU out of memory. Tried")
+    for passed, row in (
+        (torch.distributed.DistBackendError("CNCL: a peer died"), MLU),
+        (RuntimeError("Gloo: connection closed by peer"), MLU),
+        (RuntimeError("DefaultCPUAllocator: not enough memory"), CPU),
+        (RunError("of ours"), MLU),
+    ):
+        assert raised(passed, row) is passed

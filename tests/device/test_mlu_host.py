@@ -349,6 +349,19 @@ def test_nodes_from_ten_on_are_counted_and_other_nodes_are_not(root: Path) -> No
     assert cards == tuple(Card(index=n, has_node=True) for n in range(12))
 
 
+def test_a_container_knows_the_models_of_its_own_cards_alone(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index, model in enumerate(("MLU370-S4", "MLU370-X8", "MLU370-X8")):
+        add_proc(root, f"0000:3{index}:00.0", information(index, model=model))
+    assert len(mlu.visible_cards(root, NO_CNMON)) == 3, "without /dev nothing says which"
+    add_nodes(root, 1, 2)
+    assert [card.index for card in mlu.visible_cards(root, NO_CNMON)] == [1, 2]
+    assert {card.model for card in mlu.visible_cards(root, NO_CNMON)} == {"MLU370-X8"}
+    monkeypatch.setenv("MLU_VISIBLE_DEVICES", "1")
+    assert [card.index for card in mlu.visible_cards(root, NO_CNMON)] == [2]
+
+
 def test_the_driver_alone_tells_model_and_mode(root: Path) -> None:
     add_nodes(root, 0, 1)
     add_proc(root, "0000:3d:00.0", information(1), exclusive="1\n")

@@ -116,7 +116,7 @@ def _models_here_or_there(cards: Cards) -> set[str]:
         return {cards.model}
     if ray.is_initialized():
         return set(cards_by_model(cards.accelerator))
-    return {card.model for card in mlu.host_cards() if card.model}
+    return {card.model for card in mlu.visible_cards() if card.model}
 
 
 def _has_session() -> bool:
@@ -174,14 +174,14 @@ def _none_of_model(model: str, by_kind: list[dict[str, int]]) -> ClusterError:
 
 def _require_local_model(accelerator: Accelerator, model: str) -> None:
     if accelerator is MLU:
-        here = {card.model for card in mlu.host_cards() if card.model}
+        here = {card.model for card in mlu.visible_cards() if card.model}
         if here == {model}:
             return
         raise DeviceError(
             f"the cards of this machine are {', '.join(sorted(here)) or 'of unknown model'}, "
             f"and not all {model}",
             where="--accelerator",
-            todo="drop it, or join a cluster with --cluster",
+            todo="drop it, show those alone by MLU_VISIBLE_DEVICES, or join a cluster",
         )
     raise ConfigError(
         f"a model of {accelerator.name} devices is chosen in a cluster only",

@@ -73,12 +73,16 @@ def take_card() -> int | str:
         The number (or UUID) of the card on its node.
 
     Raises:
-        ClusterError: the raylet of this node does not number its cards.
+        ClusterError: the raylet of this node has several cards and does not number them.
         DeviceError: the card is not there, or torch_mlu cannot be used.
         CardError: it does no work.
     """
-    _require_numbered(socket.gethostname(), os.environ.get(UNIT_INSTANCES))
-    card = mlu.show_only(_unit())
+    if _knows_cards():
+        card = mlu.show_only(0)
+    else:
+        if _num_cards_here() > 1:
+            _require_numbered(socket.gethostname(), os.environ.get(UNIT_INSTANCES))
+        card = mlu.show_only(_unit())
     mlu.load()
     with card_errors(MLU):
         torch.zeros(1, device=torch.device(MLU.torch_type, 0)).item()  # is it alive?
@@ -91,6 +95,8 @@ def require_numbered_cards() -> None:
     Raises:
         ClusterError: with the node, and the line to add.
     """
+    if _knows_cards():
+        return
     every: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     nodes = [n for n in every if n["Alive"] and n["Resources"].get(RESOURCE, 0) > 1]
     settings = [
@@ -127,6 +133,19 @@ def _require_numbered(node: str, setting: str | None) -> None:
         todo=f"stop it there, and before `ray start`: export {UNIT_INSTANCES}="
         f"{unit_instance_resources()}",
     )
+
+
+def _knows_cards() -> bool:
+    """Whether this Ray, of a version to come, manages MLU: it then shows a worker its card."""
+    from ray._private.accelerators import get_all_accelerator_resource_names
+
+    return RESOURCE in get_all_accelerator_resource_names()
+
+
+def _num_cards_here() -> int:
+    here = ray.get_runtime_context().get_node_id()
+    every: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return next(int(n["Resources"].get(RESOURCE, 0)) for n in every if n["NodeID"] == here)
 
 
 def _unit() -> int:

@@ -25,7 +25,7 @@ def shell_lines(cards: int, known: Sequence[Card]) -> list[str]:
 
     Args:
         cards: MLU devices that this shell may use.
-        known: what is known of the cards of the host; their model becomes a label if all have one.
+        known: what is known of them; their model becomes a label if all have one.
     """
     if not cards:
         return ["RAYMRCNN_NODE=()"]
@@ -42,4 +42,4 @@ def shell_lines(cards: int, known: Sequence[Card]) -> list[str]:
 
 if __name__ == "__main__":
     there = mlu.device_count()
-    print("\n".join(shell_lines(there, mlu.host_cards() if there else ())))
+    print("\n".join(shell_lines(there, mlu.visible_cards() if there else ())))
