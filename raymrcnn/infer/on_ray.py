@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import itertools
 import os
+import pickle
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import ray
@@ -23,7 +24,14 @@ import torch
 from raymrcnn.data.fetch import Fetcher
 from raymrcnn.device.accelerator import CPU, ROWS, Accelerator
 from raymrcnn.device.choice.on_ray import Cards, label_selector
-from raymrcnn.device.on_ray import quiet_loggers, ray_session, worker_device, worker_resources
+from raymrcnn.device.on_ray import (
+    card_errors,
+    quiet_loggers,
+    ray_session,
+    told_error,
+    worker_device,
+    worker_resources,
+)
 from raymrcnn.errors import DataError, RaymrcnnError, RunError
 from raymrcnn.infer.job import InferJob, PreparedInfer, predictor_of
 from raymrcnn.infer.labeler import BlockLabeler, BlockSummary, Decoder, Labeler
@@ -42,6 +50,7 @@ STAGES = ("decode_s", "device_s", "paste_s", "commit_s")
 # image decoded; and on a CPU the activations of an image of 800 x 1333.
 _PROCESS, _WEIGHT_COPIES, _DECODED, _ACTIVATIONS = 1 << 30, 3, 4 << 20, 320 << 20
 
+T = TypeVar("T")
 OnBlock = Callable[[BlockSummary], None]
 MakeLabeler = Callable[[int], BlockLabeler]  # given the number of actors on its machine
 
@@ -175,6 +184,7 @@ def _summaries(
             "make_labeler": make,
             "predictions": prepared.predictions,
             "workers_here": workers_here,
+            "accelerator": accelerator.name,
         },
         compute=ray.data.ActorPoolStrategy(
             size=workers,
@@ -191,7 +201,10 @@ def _summaries(
     )
     try:
         for row in labelled.iter_rows():
-            yield BlockSummary(**row)
+            told = pickle.loads(row["told"])
+            if isinstance(told, RaymrcnnError):
+                raise told
+            yield told
     except ray.exceptions.RayError as error:
         raise _explained(error) from error
     finally:
@@ -277,19 +290,39 @@ class _Actor:
     """One card of the pool."""
 
     def __init__(
-        self, make_labeler: MakeLabeler, predictions: Predictions, workers_here: int
+        self,
+        make_labeler: MakeLabeler,
+        predictions: Predictions,
+        workers_here: int,
+        accelerator: str,
     ) -> None:
         quiet_loggers()
         self._predictions = predictions
-        self._labeler = make_labeler(workers_here)
+        self._accelerator = ROWS[accelerator]
+        self._labeler = _or_error(self._accelerator, lambda: make_labeler(workers_here))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        summaries = [
-            self._labeler.label_block(block, self._predictions.rows_of(block))
-            for block in batch["data"].tolist()
-        ]
-        rows = [asdict(summary) for summary in summaries]
-        return {name: [row[name] for row in rows] for name in rows[0]}
+        return {"told": [pickle.dumps(self._labelled(block)) for block in batch["data"].tolist()]}
+
+    def _labelled(self, block: int) -> BlockSummary | RaymrcnnError:
+        labeler = self._labeler
+        if isinstance(labeler, RaymrcnnError):
+            return labeler
+        rows = self._predictions.rows_of(block)
+        return _or_error(self._accelerator, lambda: labeler.label_block(block, rows))
+
+
+def _or_error(accelerator: Accelerator, work: Callable[[], T]) -> T | RaymrcnnError:
+    """What `work` gives, or the error that a user is to read, as a value.
+
+    Raised in an actor, Ray Data would tell it as the text of a traceback in an error of its own,
+    and at an actor's start would start that again and again.
+    """
+    try:
+        with card_errors(accelerator):
+            return work()
+    except RaymrcnnError as error:
+        return error
 
 
 class _DecodeActor:
@@ -341,13 +374,9 @@ def _start_decoders(prepared: PreparedInfer, accelerator: Accelerator) -> list[A
 
 def _explained(error: BaseException) -> RaymrcnnError:
     """The error of an actor in one line."""
-    cause: BaseException | None = error
-    while cause is not None:
-        inner = getattr(cause, "cause", None)
-        for candidate in (cause, inner):
-            if isinstance(candidate, RaymrcnnError):
-                return candidate
-        cause = inner if isinstance(inner, BaseException) else cause.__cause__
+    told = told_error(error)
+    if told is not None:
+        return told
     lines = [line for line in str(error).splitlines() if line.strip()]
     return RunError(
         f"an actor failed: {lines[-1].strip() if lines else type(error).__name__}",
