@@ -111,8 +111,20 @@ def suppressed(
     """
     if drops_equal:
         threshold = float(np.nextafter(np.float32(threshold), np.float32(0)))
-    kept: Tensor = batched_nms(ended(boxes, extra_width), scores, groups, threshold)
+    kept: Tensor = batched_nms(ended(boxes, extra_width), _ranks(scores), groups, threshold)
     return kept
+
+
+def _ranks(scores: Tensor) -> Tensor:
+    """Numbers above 0 in the order of the scores, equal ones in the order they come.
+
+    Scores may be logits. torch_mlu hands its nms a least confidence of 0, below which a box may
+    count for nothing (csrc/aten/operators/mluop/nms_internal.cpp); elsewhere only the order counts.
+    """
+    order = torch.argsort(scores, descending=True, stable=True)
+    ranks = torch.empty_like(scores, dtype=torch.float32)
+    ranks[order] = torch.arange(len(scores), 0, -1, dtype=torch.float32, device=scores.device)
+    return ranks
 
 
 def without_area(boxes: Tensor) -> Tensor:

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder
+from torchvision.ops.boxes import batched_nms
 
+from raymrcnn.model import boxes as boxes_module
 from raymrcnn.model.boxes import WideBoxCoder, are_as_wide, clip, iou, suppressed, without_area
 
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
@@ -83,3 +85,24 @@ def test_boxes_without_area() -> None:
     assert without_area(boxes).tolist() == [True, False, True]
     assert are_as_wide(boxes, 0.0, 1.0).tolist() == [True, True, True]
     assert are_as_wide(boxes, 2.0**-126, 0.0).tolist() == [False, True, False]
+
+
+def test_suppression_by_logits_never_shows_nms_a_score_below_zero(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    corners = torch.rand(200, 2) * 50
+    boxes = torch.cat((corners, corners + 5 + torch.rand(200, 2) * 20), dim=1)
+    logits = torch.randn(200).round(decimals=1)  # with ties
+    groups = torch.randint(3, (200,))
+    expected = batched_nms(boxes, logits, groups, 0.5)
+    shown: list[float] = []
+
+    def watched(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
+        shown.append(scores.min().item())
+        return batched_nms(boxes, scores, groups, threshold)
+
+    monkeypatch.setattr(boxes_module, "batched_nms", watched)
+    kept = suppressed(boxes, logits, groups, 0.5, extra_width=0.0, drops_equal=False)
+    assert torch.equal(kept, expected)
+    assert shown[0] > 0
