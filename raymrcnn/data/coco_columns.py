@@ -37,7 +37,7 @@ class _Image(msgspec.Struct, gc=False):
     id: _Id
     width: _Length
     height: _Length
-    file_name: str = ""
+    file_name: str | None = None
     # LVIS's; its file names are the last two parts of the URL.
     coco_url: str = ""
     neg_category_ids: list[_Id] = []
@@ -190,8 +190,11 @@ def read_columns(path: Path) -> Columns:
 
 
 def _file_name(image: _Image, position: int, path: Path) -> str:
-    name = image.file_name or "/".join(image.coco_url.split("/")[-2:])
-    if not name:
+    # An empty name stays empty: it is a fault of that image alone, for whoever reads it.
+    name = image.file_name
+    if name is None:
+        name = "/".join(image.coco_url.split("/")[-2:]) or None
+    if name is None:
         raise DataError(
             f"not a COCO annotation file: images[{position}]: object missing required field "
             "`file_name`",

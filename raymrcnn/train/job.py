@@ -133,6 +133,13 @@ def initialise(model: MaskRCNN, job: TrainJob) -> str:
             backbone_init(model, recipe.model)
         return ""
     source = load_source(job.weights)
+    if recipe.model.conventions not in source.conventions:
+        raise ConfigError(
+            f"weights of {source.program} are at home in the conventions of "
+            f"{' or '.join(source.conventions)}, not of {recipe.model.conventions}",
+            where="model.conventions",
+            todo=f"--set model.conventions={source.conventions[0]}",
+        )
     try:
         report = load_into(model, source.state, allow_new_heads=True, norm_eps=source.norm_eps)
     except WeightError as error:

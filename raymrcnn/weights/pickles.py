@@ -29,6 +29,7 @@ _FORBIDDEN = frozenset(
 _KINDS = frozenset("fiub")  # of numpy dtypes: float, integer, unsigned, boolean
 _MAX_MEMO = 10_000_000
 _MAX_NUMBER_BYTES = 64
+_DEPTH = 3  # of dictionaries that hold arrays
 _TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # the first object of a file in torch's older format
 
 
@@ -38,6 +39,8 @@ class _Refused(Exception):
 
 class _Array:
     """What is said of one array."""
+
+    __slots__ = ("value",)
 
     def __init__(self) -> None:
         self.value: npt.NDArray[Any] | None = None
@@ -50,6 +53,8 @@ class _Array:
 class _Dtype:
     """What is said of one dtype."""
 
+    __slots__ = ("value",)
+
     def __init__(self, name: Any, *_: Any) -> None:
         dtype = np.dtype(name) if isinstance(name, str) and len(name) <= 4 else None
         if dtype is None or dtype.kind not in _KINDS:
@@ -61,6 +66,21 @@ class _Dtype:
         if order not in ("<", ">", "|", "=") or any(item is not None for item in state[2:5]):
             raise _Refused("an array of records")
         self.value = self.value.newbyteorder(order)
+
+
+class _Function:
+    """What a pickle may call; BUILD, which sets attributes, gets nowhere with it."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._call = call
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._call(*arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        raise _Refused("a change of a function")
 
 
 def read_pickle(data: bytes, where: str) -> Any:
@@ -76,10 +96,10 @@ def read_pickle(data: bytes, where: str) -> Any:
     try:
         _look_at_opcodes(data)
         document = _Unpickler(io.BytesIO(data), encoding="latin1").load()
-        return _plain(document, 0)
+        return _plain(document, 0, {})
     except _Refused as error:
         raise WeightError(
-            f"asks for {error}, which is no weight; nothing was run",
+            f"asks for {error}, which is code and not weights; nothing was run",
             where=where,
             todo="load it where you trust it and save its arrays alone",
         ) from None
@@ -163,12 +183,12 @@ def _ordered(items: Any = ()) -> OrderedDict[Any, Any]:
 
 
 _ADMITTED: dict[tuple[str, str], Callable[..., Any]] = {
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy.core.multiarray", "scalar"): _scalar,
-    ("numpy", "ndarray"): _ndarray,
-    ("numpy", "dtype"): _Dtype,
-    ("_codecs", "encode"): _encode,
-    ("collections", "OrderedDict"): _ordered,
+    ("numpy.core.multiarray", "_reconstruct"): _Function(_reconstruct),
+    ("numpy.core.multiarray", "scalar"): _Function(_scalar),
+    ("numpy", "ndarray"): _Function(_ndarray),
+    ("numpy", "dtype"): _Function(_Dtype),
+    ("_codecs", "encode"): _Function(_encode),
+    ("collections", "OrderedDict"): _Function(_ordered),
 }
 
 
@@ -196,12 +216,19 @@ def _made(shape: tuple[int, ...], dtype: Any, data: Any, is_fortran: bool) -> np
     return flat.reshape(shape, order="F" if is_fortran else "C")
 
 
-def _plain(document: Any, depth: int) -> Any:
-    """The document with arrays in the place of their records; containers a few levels deep."""
+def _plain(document: Any, depth: int, seen: dict[int, Any]) -> Any:
+    """The document with arrays in the place of their records; containers a few levels deep.
+
+    What the file holds once and names often is made once.
+    """
     if isinstance(document, _Array):
         if document.value is None:
             raise ValueError("an array without content")
         return document.value
-    if depth < 3 and isinstance(document, Mapping):
-        return {key: _plain(value, depth + 1) for key, value in document.items()}
+    if depth < _DEPTH and isinstance(document, Mapping):
+        if id(document) not in seen:
+            seen[id(document)] = {}
+            found = {key: _plain(value, depth + 1, seen) for key, value in document.items()}
+            seen[id(document)].update(found)
+        return seen[id(document)]
     return document

@@ -294,9 +294,11 @@ def _renamed(
             match = re.fullmatch(pattern, name)
             if match:
                 if isinstance(replacement, str):
-                    found[match.expand(replacement)] = tensor
+                    here = match.expand(replacement)
                 else:
-                    found[replacement(match)] = tensor
+                    here = replacement(match)
+                # Two names for one place: the second is kept as it is, and so listed as unknown.
+                found[name if here in found else here] = tensor
                 break
         else:
             found[name] = tensor

@@ -149,6 +149,25 @@ def test_a_card_that_dies_is_named(made_up: Path, cards: dict[str, str], tmp_pat
     assert call(*words, env=env)["status"] == "complete"
 
 
+@pytest.mark.slow
+def test_labelling_on_a_dead_card_names_it_and_goes_on_without(
+    made_up: Path, cards: dict[str, str], on_cards: Path, tmp_path: Path
+) -> None:
+    dead, out = tmp_path / "dead", tmp_path / "predictions"
+    dead.mkdir()
+    (dead / "1").touch()
+    words = infer_words(made_up, on_cards, out, "--workers", 2)
+    done = subprocess.run(
+        [*COMMAND, *map(str, words)], env={**cards, "TORCH_MLU_SIM_DEAD": str(dead)},
+        capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "mlu card 1 failed: CNRT error" in done.stderr
+    assert "Traceback" not in done.stderr
+    env = {**cards, "TORCH_MLU_SIM_DEAD": str(dead), "MLU_VISIBLE_DEVICES": "0"}
+    assert call(*infer_words(made_up, on_cards, out), env=env)["num_images"] == 32
+
+
 @contextlib.contextmanager
 def two_raylets(env: dict[str, str], *words: str) -> Iterator[str]:
     """The address of two raylets on this machine, each with two cards of its own."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from raymrcnn.config import ModelConfig
-from raymrcnn.errors import WeightError
+from raymrcnn.errors import ConfigError, WeightError
 from raymrcnn.model.maskrcnn import build_mask_rcnn
 from raymrcnn.weights import load_into, load_model_source, load_source
 from raymrcnn.weights.programs import recognise
@@ -146,3 +146,43 @@ def test_a_name_that_no_table_knows_is_listed(stray: str) -> None:
         model = build_mask_rcnn(ModelConfig(conventions="detectron"), 80, 64, 96)
     with pytest.raises(WeightError, match=re.escape(f"1 unknown ({stray})")):
         load_into(model, named.state, allow_new_heads=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "program"), [("mb.pth", "maskrcnn_benchmark"), ("d2.pth", "detectron2")]
+)
+def test_every_tensor_lies_where_a_second_table_puts_it(
+    oracle: Path, name: str, program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table of the tests of parity, which was written apart from the product's."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "model")
+    from oracle_names import ours
+
+    raw = torch.load(oracle / name, weights_only=True)["model"]
+    expected, found = ours(program, raw), load_source(str(oracle / name)).state
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def test_training_under_other_conventions_than_the_weights_own_is_refused(
+    oracle: Path, made_up: Path, tmp_path: Path
+) -> None:
+    from raymrcnn.config import override
+    from raymrcnn.recipes import recipe_named
+    from raymrcnn.train.job import TrainJob, prepare
+
+    weights = str(oracle / "R-50.pkl")
+    sides = ["data.short_side=64", "data.long_side=96", "optim.batch_size=2"]
+    recipe = override(recipe_named("r50_fpn_1x"), sides)
+    job = TrainJob(recipe=recipe, data_root=made_up, run_dir=tmp_path / "a", weights=weights)
+    with pytest.raises(ConfigError) as caught:
+        prepare(job)
+    assert str(caught.value) == (
+        "model.conventions: weights of Caffe2 are at home in the conventions of detectron or "
+        "detectron2, not of torchvision; --set model.conventions=detectron"
+    )
+    recipe = override(recipe, ["model.conventions=detectron"])
+    job = TrainJob(recipe=recipe, data_root=made_up, run_dir=tmp_path / "b", weights=weights)
+    summary = prepare(job).summary
+    assert summary["frozen_stages"] == ["conv1", "bn1", "layer1"]
+    assert summary["frozen_norms"] == 53
