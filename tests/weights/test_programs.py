@@ -184,5 +184,5 @@ def test_training_under_other_conventions_than_the_weights_own_is_refused(
     recipe = override(recipe, ["model.conventions=detectron"])
     job = TrainJob(recipe=recipe, data_root=made_up, run_dir=tmp_path / "b", weights=weights)
     summary = prepare(job).summary
-    assert summary["frozen_stages"] == ["conv1", "bn1", "layer1"]
+    assert summary["frozen_stages"] == ["conv1", "layer1"]  # stem and res2
     assert summary["frozen_norms"] == 53
