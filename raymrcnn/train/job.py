@@ -133,10 +133,11 @@ def initialise(model: MaskRCNN, job: TrainJob) -> str:
             backbone_init(model, recipe.model)
         return ""
     source = load_source(job.weights)
-    if recipe.model.conventions not in source.conventions:
+    sheet = recipe.model.conventions
+    if sheet not in source.conventions:
         raise ConfigError(
             f"weights of {source.program} are at home in the conventions of "
-            f"{' or '.join(source.conventions)}, not of {recipe.model.conventions}",
+            f"{' or '.join(source.conventions)}, not of {sheet}",
             where="model.conventions",
             todo=f"--set model.conventions={source.conventions[0]}",
         )

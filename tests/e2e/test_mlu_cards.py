@@ -211,3 +211,10 @@ def test_two_hosts_of_two_cards_each(
         (tmp_path / "log").unlink()
         call(*infer_words(made_up, on_cards, out, "--cluster", address), env=env)
         require_one_card_each(tmp_path / "log", {0, 2})  # an actor a block, spread over the hosts
+        (tmp_path / "log").unlink()
+        narrowed = ("--cluster", address, "--accelerator", "MLU370-S4")
+        call(*train_words(made_up, tmp_path / "s4", *narrowed), env=env)
+        require_one_card_each(tmp_path / "log", {2, 3})  # those of the second host, both
+        (tmp_path / "log").unlink()
+        call(*infer_words(made_up, on_cards, tmp_path / "s4-labels", *narrowed), env=env)
+        require_one_card_each(tmp_path / "log", {2, 3})

@@ -17,10 +17,15 @@ if sys.argv[1:] != ["unnumbered"]:
 os.environ["MLU_VISIBLE_DEVICES"] = "0,1"
 nodes = Cluster(
     initialize_head=True,
-    head_node_args={"num_cpus": 4, "resources": {"MLU": 2}, "include_dashboard": False},
+    head_node_args={
+        "num_cpus": 4,
+        "resources": {"MLU": 2},
+        "labels": {"raymrcnn/accelerator": "MLU370-X8"},
+        "include_dashboard": False,
+    },
 )
 os.environ["MLU_VISIBLE_DEVICES"] = "2,3"
-nodes.add_node(num_cpus=4, resources={"MLU": 2})
+nodes.add_node(num_cpus=4, resources={"MLU": 2}, labels={"raymrcnn/accelerator": "MLU370-S4"})
 print(nodes.address, flush=True)
 sys.stdin.read()
 nodes.shutdown()
