@@ -205,11 +205,17 @@ def test_two_hosts_of_two_cards_each(
     env = {**cards, "TORCH_MLU_SIM_LOG": str(tmp_path / "log")}
     with two_raylets(env) as address:
         run, out = tmp_path / "run", tmp_path / "predictions"
-        call(*train_words(made_up, run, "--cluster", address), env=env)
+        driver = start(*train_words(made_up, run, "--cluster", address), env=env)
+        wait_until(lambda: (run / "last").exists(), driver, 120)
         require_one_card_each(tmp_path / "log", {0, 1, 2, 3})  # every card, without a flag
+        os.kill(driver.pid, signal.SIGKILL)
+        driver.wait(30)
+        done = call(*train_words(made_up, run, "--cluster", address), env=env)
+        assert done["resumed_from"] >= 4
         require_close(losses(run), losses(on_cards), 1e-4)
         (tmp_path / "log").unlink()
-        call(*infer_words(made_up, on_cards, out, "--cluster", address), env=env)
+        call(*infer_words(made_up, run, out, "--cluster", address), env=env)
+        assert "</html>" in Path(call("report", run, out)["report"]).read_text()
         require_one_card_each(tmp_path / "log", {0, 2})  # an actor a block, spread over the hosts
         (tmp_path / "log").unlink()
         narrowed = ("--cluster", address, "--accelerator", "MLU370-S4")
