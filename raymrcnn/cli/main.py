@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from raymrcnn import __version__
-from raymrcnn.cli import data, demo, infer, recipes, report, score, train
+from raymrcnn.cli import data, demo, infer, recipes, report, score, train, weights
 from raymrcnn.errors import RaymrcnnError
 
 INTERRUPTED = 130
@@ -75,6 +75,7 @@ app.command("score", help=_help(score.score))(score.score)
 app.command("report", help=_help(report.report))(report.report)
 app.command("recipes", help=_help(recipes.recipes))(recipes.recipes)
 app.add_typer(data.app, name="data")
+app.add_typer(weights.app, name="weights")
 
 
 def _version(wanted: bool) -> None:

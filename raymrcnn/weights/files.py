@@ -92,7 +92,9 @@ def read_content(path: Path) -> Content:
             return Content(format="safetensors", state=load_file(path), notes=notes)
         except (SafetensorError, OSError) as error:
             raise _malformed(path, f"damaged safetensors: {_first_line(error)}") from None
-    raise _malformed(path, "neither a torch file nor safetensors" if head else "empty")
+    raise _malformed(
+        path, "neither a torch file, nor a pickle, nor safetensors" if head else "empty"
+    )
 
 
 def _require_honest_zip(path: Path) -> None:

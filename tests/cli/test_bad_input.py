@@ -257,7 +257,7 @@ def without_a_tensor(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (garbage, "neither a torch file nor safetensors"),
+        (garbage, "neither a torch file, nor a pickle, nor safetensors"),
         (cut_short, "damaged or cut short"),
         (hostile, "which is code and not weights; nothing was run"),
         (a_folder, "holds no checkpoint"),
