@@ -1,7 +1,8 @@
-"""`raymrcnn weights`: what a weight file is."""
+"""`raymrcnn weights`: what a weight file is, and files for other programs."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,17 +10,19 @@ import typer
 from raymrcnn.cli.options import Json
 from raymrcnn.cli.show import print_json, print_table
 
-app = typer.Typer(no_args_is_help=True, help="Look into weight files.")
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE", help="A weight file, a run folder, or a torchvision weight name."
+    ),
+]
+
+app = typer.Typer(no_args_is_help=True, help="Look into weight files, and convert them.")
 
 
 @app.command()
 def inspect(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE", help="A weight file, a run folder, or a torchvision weight name."
-        ),
-    ],
+    source: Source,
     as_json: Json = False,
 ) -> None:
     """Say which program made a file, which network it holds, and whether it loads whole.
@@ -55,3 +58,39 @@ def inspect(
         reasons = sorted(set(found.dropped.values()))
         rows.append(["left out", f"{len(found.dropped)}: {'; '.join(reasons)}"])
     print_table([["weights", ""], *rows])
+
+
+@app.command()
+def convert(
+    source: Source,
+    to: Annotated[
+        str, typer.Option(metavar="PROGRAM", help="safetensors, torchvision or detectron2.")
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help=".safetensors; .pth; .pth or .pkl for detectron2.")
+    ],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a file that is there.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write weights as another program reads them, every tensor bit for bit.
+
+    The file is read back and compared before it appears. What the other program would do with the
+    weights in another way (its colours, its strides) is listed.
+
+    Example: raymrcnn weights convert runs/mine --to detectron2 --out mine.pth
+    """
+    from raymrcnn.infer.convert import convert_weights
+
+    done = convert_weights(source, to, out, overwrite)
+    if as_json:
+        print_json(done.to_json())
+        return
+    typer.echo(f"{done.path}: {done.num_tensors} tensors for {done.target}, read back the same")
+    typer.echo(f"load with: {done.load_with}")
+    if done.differences:
+        typer.echo(f"{done.target} does these otherwise than the weights need:")
+    for one in done.differences:
+        how = f"set by {one.set_by}" if one.set_by else "cannot be set"
+        typer.echo(f"  {one.name}: {one.weights} here, {one.program} there; {how}")

@@ -20,6 +20,7 @@ from torch import Tensor
 from raymrcnn import rundir
 from raymrcnn.errors import RaymrcnnError, WeightError
 from raymrcnn.structures import ModelInfo
+from raymrcnn.weights.records import info_to_json
 
 FORMAT = 1
 
@@ -117,12 +118,7 @@ def _manifest(step: int, info: ModelInfo, files: dict[str, Any]) -> dict[str, An
     return {
         "format": FORMAT,
         "step": step,
-        "model_info": {
-            "model": info.model,
-            "categories": [c and [c.id, c.name] for c in info.categories],
-            "short_side": info.short_side,
-            "long_side": info.long_side,
-        },
+        "model_info": info_to_json(info),
         "files": files,
     }
 

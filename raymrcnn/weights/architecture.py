@@ -14,6 +14,7 @@ from torch import Tensor
 from raymrcnn.config import ModelConfig
 from raymrcnn.errors import WeightError
 from raymrcnn.weights.names import BODY, CLASS_LOGITS, canonical_state, is_classifier
+from raymrcnn.weights.naming import num_rows
 
 Backbone = Literal["resnet18", "resnet50", "resnet101", "resnext101_32x8d"]
 
@@ -52,30 +53,50 @@ def infer_architecture(state: Mapping[str, Tensor]) -> tuple[ModelConfig, int]:
             f"is not a Mask R-CNN of a known program: no {missing[0]}",
             todo="give one of torchvision, maskrcnn-benchmark, Detectron, detectron2 or raymrcnn",
         )
-    if len(state["rpn.head.cls_logits.weight"]) != len(ModelConfig().aspect_ratios):
+    num_anchors = num_rows(state, "rpn.head.cls_logits.weight")
+    if num_anchors != len(ModelConfig().aspect_ratios):
         raise WeightError(
-            f"has {len(state['rpn.head.cls_logits.weight'])} anchors a cell, whose shapes the file "
-            "does not tell",
+            f"has {num_anchors} anchors a cell, whose shapes the file does not tell",
             todo="give the run folder, which does",
         )
     norm = _norm(state)
     box_head_convs = _count(state, r"roi_heads\.box_head\.(\d)\.0\.weight")
     last = f"roi_heads.box_head.{box_head_convs + 1}.weight"  # a flattening layer lies between
-    box_head = state.get(last if box_head_convs else "roi_heads.box_head.fc6.weight")
-    if box_head is None:
+    box_channels = num_rows(state, last if box_head_convs else "roi_heads.box_head.fc6.weight")
+    if not box_channels:
         raise WeightError("is not a Mask R-CNN that can be built here: its box head is another")
     config = ModelConfig(
         backbone=_backbone(state),
         norm=norm,
         init="scratch" if norm == "group" else "imagenet",
         trainable_stages=5 if norm == "group" else 3,
-        fpn_channels=len(state["backbone.fpn.inner_blocks.0.0.weight"]),
+        fpn_channels=num_rows(state, "backbone.fpn.inner_blocks.0.0.weight"),
         rpn_convs=_count(state, r"rpn\.head\.conv\.(\d)\.0\.weight"),
         box_head_convs=box_head_convs,
-        box_head_channels=len(box_head),
-        mask_head_channels=len(state["roi_heads.mask_head.0.0.weight"]),
+        box_head_channels=box_channels,
+        mask_head_channels=num_rows(state, "roi_heads.mask_head.0.0.weight"),
     )
-    return config, len(state[CLASS_LOGITS]) - 1
+    num_classes = num_rows(state, CLASS_LOGITS) - 1
+    _require_heads_of_classes(state, num_classes)
+    return config, num_classes
+
+
+def _require_heads_of_classes(state: Mapping[str, Tensor], num_classes: int) -> None:
+    """Heads that give every class the same boxes or masks are told apart from damaged ones."""
+    if num_classes < 1:
+        raise WeightError("has no class beside the background")
+    for layer, rows, what in (
+        ("box_predictor.bbox_pred", 4, "boxes (CLS_AGNOSTIC_BBOX_REG)"),
+        ("mask_predictor.mask_fcn_logits", 1, "masks (CLS_AGNOSTIC_MASK)"),
+    ):
+        # One for all, and in maskrcnn-benchmark the background's too.
+        found = num_rows(state, f"roi_heads.{layer}.weight")
+        if num_classes > 1 and found in (rows, 2 * rows):
+            raise WeightError(
+                f"has {what} that do not tell its {num_classes} classes apart, which is not "
+                "supported",
+                todo="train from it with --weights: heads of another size start anew",
+            )
 
 
 def _norm(state: Mapping[str, Tensor]) -> Literal["frozen", "group", "batch"]:
@@ -92,7 +113,7 @@ def _count(state: Mapping[str, Tensor], pattern: str) -> int:
 def _backbone(state: Mapping[str, Tensor]) -> Backbone:
     blocks: dict[int, set[int]] = {}
     for name in state:
-        found = re.match(rf"^{re.escape(BODY)}layer(\d)\.(\d+)\.", name)
+        found = re.match(rf"^{re.escape(BODY)}layer(\d)\.(\d{{1,4}})\.", name)
         if found:
             blocks.setdefault(int(found[1]), set()).add(int(found[2]))
     counts = tuple(len(blocks[stage]) for stage in sorted(blocks))

@@ -12,7 +12,7 @@ import hashlib
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from raymrcnn.errors import WeightError
 from raymrcnn.weights.pickles import is_torch_file, read_pickle
+from raymrcnn.weights.records import NOTE
 
 _ZIP = b"PK\x03\x04"
 _PICKLE = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -32,7 +33,10 @@ _PICKLE = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _WRAPPERS = ("model", "state_dict", "blobs")
 # What Detectron's solver notes among its blobs.
 _NO_TENSORS = ("lr", "weight_order", "model_iter")
-EXTRA = "raymrcnn"
+RECORD = "record"  # key of the record among what a converted file for detectron2 has beside
+# A file may name a tensor twice, as tied weights do. More would grow when it is worked on.
+_MAX_GROWTH = 2
+_ALLOWANCE_BYTES = 1 << 20
 
 
 def sha256_of(path: Path) -> str:
@@ -57,8 +61,9 @@ class Content:
 
     format: str  # for people
     state: dict[str, Tensor]  # on the CPU, under the file's own names
-    notes: dict[str, str] = field(default_factory=dict)  # the metadata of safetensors
-    extra: dict[str, Tensor] = field(default_factory=dict)  # what `convert` put beside a state
+    record: str | None = None  # what `convert` says of it
+    # Rows of the background, which detectron2 has no place for, under the names used here.
+    background: dict[str, Tensor] = field(default_factory=dict)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -88,8 +93,8 @@ def read_content(path: Path) -> Content:
     if head[8:] == b"{":
         try:
             with safe_open(path, "pt") as opened:
-                notes = opened.metadata() or {}
-            return Content(format="safetensors", state=load_file(path), notes=notes)
+                record = (opened.metadata() or {}).get(NOTE)
+            return Content(format="safetensors", state=load_file(path), record=record)
         except (SafetensorError, OSError) as error:
             raise _malformed(path, f"damaged safetensors: {_first_line(error)}") from None
     raise _malformed(
@@ -130,29 +135,46 @@ def _load_pickle(path: Path) -> Any:
 
 
 def _content(format_name: str, document: Any, path: Path) -> Content:
-    extra: Any = document.get(EXTRA, {}) if isinstance(document, Mapping) else {}
+    beside = document.get(NOTE) if isinstance(document, Mapping) else None
+    beside = dict(beside) if isinstance(beside, Mapping) else {}
+    record = beside.pop(RECORD, None)
     for key in _WRAPPERS:
         if isinstance(document, Mapping) and isinstance(document.get(key), Mapping):
             document = document[key]
             break
     if not isinstance(document, Mapping):
         raise _malformed(path, f"holds a {type(document).__name__}, not a state dict")
-    found = _tensors(document, path)
+    noted = getattr(document, "_metadata", None)
+    if record is None and isinstance(noted, Mapping):
+        record = noted.get(NOTE)
+    found, background = _tensors(document, path), _tensors(beside, path)
+    _require_honest_sizes([*found.values(), *background.values()], path)
     if not found:
         raise _malformed(path, "holds no tensor")
     return Content(
         format=format_name,
         state=found,
-        extra=_tensors(extra, path) if isinstance(extra, Mapping) else {},
+        record=record if isinstance(record, str) else None,
+        background=background,
     )
 
 
+def _require_honest_sizes(tensors: Sequence[Tensor], path: Path) -> None:
+    """Refuse tensors that repeat a few bytes, and one array under very many names."""
+    total = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    if total > _MAX_GROWTH * path.stat().st_size + _ALLOWANCE_BYTES:
+        raise _malformed(path, f"has tensors of {total:,} bytes, far more than itself")
+
+
 def _tensors(document: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
-    found = {}
+    found: dict[str, Tensor] = {}
+    made: dict[int, Tensor] = {}  # of arrays that have several names, one tensor
     for name, value in document.items():
         if isinstance(name, str) and isinstance(value, np.ndarray):
-            native = value.astype(value.dtype.newbyteorder("="))  # a copy that may be written
-            found[name] = torch.from_numpy(np.ascontiguousarray(native))
+            if id(value) not in made:
+                native = value.astype(value.dtype.newbyteorder("="))  # a copy that may be written
+                made[id(value)] = torch.from_numpy(np.ascontiguousarray(native))
+            found[name] = made[id(value)]
         elif isinstance(name, str) and isinstance(value, Tensor):
             found[name] = value
         elif name in _NO_TENSORS:

@@ -33,7 +33,7 @@ _RENAMED = (
 _MASK_CONV = re.compile(r"^roi_heads\.mask_head\.mask_fcn(\d)\.(weight|bias)$")
 
 # A batch norm counts batches; a frozen one does not.
-_COUNTER = ".num_batches_tracked"
+COUNTER = ".num_batches_tracked"
 
 
 def canonical_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -41,7 +41,7 @@ def canonical_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     wrapped = bool(state) and all(name.startswith("module.") for name in state)
     renamed = {}
     for name, tensor in state.items():
-        if not name.endswith(_COUNTER):
+        if not name.endswith(COUNTER):
             renamed[_today(name.removeprefix("module.") if wrapped else name)] = tensor
     return renamed
 

@@ -29,6 +29,7 @@ _FORBIDDEN = frozenset(
 _KINDS = frozenset("fiub")  # of numpy dtypes: float, integer, unsigned, boolean
 _MAX_MEMO = 10_000_000
 _MAX_NUMBER_BYTES = 64
+_Admitted = Mapping[tuple[str, str], Callable[..., Any]]
 _DEPTH = 3  # of dictionaries that hold arrays
 _TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # the first object of a file in torch's older format
 
@@ -37,17 +38,82 @@ class _Refused(Exception):
     """What the pickle asks for is no weight."""
 
 
+class _Bounds:
+    """What one file may make out of what it names again and again."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self._left = num_bytes  # entries of dictionaries that are made by a call
+        self._bytes: dict[str, bytes] = {}
+
+    def latin1(self, text: str) -> bytes:
+        """The bytes of a text; one that comes again is the same object."""
+        if text not in self._bytes:
+            self._bytes[text] = text.encode("latin1")
+        return self._bytes[text]
+
+    def ordered(self, items: Any = ()) -> OrderedDict[Any, Any]:
+        """A dictionary of pairs; all of a file together have no more entries than it has bytes."""
+        self._left -= len(items)
+        if self._left < 0:
+            raise ValueError("the same dictionary, again and again")
+        return OrderedDict(items)
+
+    def encode(self, text: Any, encoding: Any = "latin1") -> bytes:
+        """What Python 3 writes of bytes in protocol 2."""
+        if encoding not in ("latin1", "latin-1") or not isinstance(text, str):
+            raise _Refused("an encoding other than Latin-1")
+        return self.latin1(text)
+
+    def array(self, *_: Any) -> _Array:
+        """An array of which nothing is known yet."""
+        return _Array(self)
+
+    def scalar(self, dtype: Any, data: Any = b"") -> npt.NDArray[Any]:
+        """One number of numpy."""
+        return self.made((), dtype, data, False)
+
+    def made(
+        self, shape: tuple[int, ...], dtype: Any, data: Any, is_fortran: bool
+    ) -> npt.NDArray[Any]:
+        """An array over the bytes of the file."""
+        if not isinstance(dtype, _Dtype):
+            raise _Refused("an array of no known type")
+        if isinstance(data, str):
+            data = self.latin1(data)
+        if not isinstance(data, bytes):
+            raise _Refused("an array of objects")
+        wanted = dtype.value.itemsize
+        for n in shape:
+            wanted *= n
+        if len(data) != wanted:
+            raise ValueError(f"an array of {wanted} bytes holds {len(data)}")
+        flat = np.frombuffer(data, dtype.value)
+        return flat.reshape(shape, order="F" if is_fortran else "C")
+
+    def admitted(self) -> dict[tuple[str, str], Callable[..., Any]]:
+        """All that a file may call."""
+        return {
+            ("numpy.core.multiarray", "_reconstruct"): _Function(self.array),
+            ("numpy.core.multiarray", "scalar"): _Function(self.scalar),
+            ("numpy", "ndarray"): _Function(_ndarray),
+            ("numpy", "dtype"): _Function(_Dtype),
+            ("_codecs", "encode"): _Function(self.encode),
+            ("collections", "OrderedDict"): _Function(self.ordered),
+        }
+
+
 class _Array:
     """What is said of one array."""
 
-    __slots__ = ("value",)
+    __slots__ = ("_bounds", "value")
 
-    def __init__(self) -> None:
+    def __init__(self, bounds: _Bounds) -> None:
+        self._bounds = bounds
         self.value: npt.NDArray[Any] | None = None
 
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, is_fortran, data = state
-        self.value = _made(_numbers(shape), dtype, data, bool(is_fortran))
+        self.value = self._bounds.made(_numbers(shape), dtype, data, bool(is_fortran))
 
 
 class _Dtype:
@@ -94,8 +160,9 @@ def read_pickle(data: bytes, where: str) -> Any:
         WeightError: it asks for code, is malformed, or is cut short. Nothing was run.
     """
     try:
-        _look_at_opcodes(data)
-        document = _Unpickler(io.BytesIO(data), encoding="latin1").load()
+        admitted = _Bounds(len(data)).admitted()
+        _look_at_opcodes(data, admitted)
+        document = _Unpickler(io.BytesIO(data), admitted).load()
         return _plain(document, 0, {})
     except _Refused as error:
         raise WeightError(
@@ -130,7 +197,7 @@ def _first_opcodes(data: bytes, number: int) -> list[Any]:
     return found
 
 
-def _look_at_opcodes(data: bytes) -> None:
+def _look_at_opcodes(data: bytes, admitted: _Admitted) -> None:
     """Refuse before anything is built; also finds counts that lead beyond the end."""
     for code, value, _ in pickletools.genops(data):
         name = code.name
@@ -138,7 +205,7 @@ def _look_at_opcodes(data: bytes) -> None:
             raise _Refused(f"the opcode {name}")
         if name == "GLOBAL":
             module, _, attribute = str(value).partition(" ")
-            _admitted(module, attribute)
+            _function(admitted, module, attribute)
         elif name in ("PUT", "BINPUT", "LONG_BINPUT") and int(value or 0) > _MAX_MEMO:
             raise ValueError(f"a memo of {value} entries")
         elif isinstance(value, int) and value.bit_length() > 8 * _MAX_NUMBER_BYTES:
@@ -146,50 +213,26 @@ def _look_at_opcodes(data: bytes) -> None:
 
 
 class _Unpickler(pickle.Unpickler):
+    def __init__(self, stream: io.BytesIO, admitted: _Admitted) -> None:
+        super().__init__(stream, encoding="latin1")
+        self._admitted = admitted
+
     def find_class(self, module: str, name: str) -> Any:
-        return _admitted(module, name)
+        return _function(self._admitted, module, name)
 
     def persistent_load(self, pid: Any) -> Any:
         raise _Refused("an object from outside the file")
 
 
-def _admitted(module: str, name: str) -> Callable[..., Any]:
-    found = _ADMITTED.get((module.replace("numpy._core", "numpy.core"), name))
+def _function(admitted: _Admitted, module: str, name: str) -> Callable[..., Any]:
+    found = admitted.get((module.replace("numpy._core", "numpy.core"), name))
     if found is None:
         raise _Refused(f"{module}.{name}"[:80])
     return found
 
 
-def _reconstruct(*_: Any) -> _Array:
-    return _Array()
-
-
-def _scalar(dtype: Any, data: Any = b"") -> npt.NDArray[Any]:
-    return _made((), dtype, data, False)
-
-
-def _encode(text: Any, encoding: Any = "latin1") -> bytes:
-    if encoding not in ("latin1", "latin-1") or not isinstance(text, str):
-        raise _Refused("an encoding other than Latin-1")
-    return text.encode("latin1")
-
-
 def _ndarray(*_: Any) -> Any:
     raise _Refused("numpy.ndarray as a function")
-
-
-def _ordered(items: Any = ()) -> OrderedDict[Any, Any]:
-    return OrderedDict(items)
-
-
-_ADMITTED: dict[tuple[str, str], Callable[..., Any]] = {
-    ("numpy.core.multiarray", "_reconstruct"): _Function(_reconstruct),
-    ("numpy.core.multiarray", "scalar"): _Function(_scalar),
-    ("numpy", "ndarray"): _Function(_ndarray),
-    ("numpy", "dtype"): _Function(_Dtype),
-    ("_codecs", "encode"): _Function(_encode),
-    ("collections", "OrderedDict"): _Function(_ordered),
-}
 
 
 def _numbers(shape: Any) -> tuple[int, ...]:
@@ -198,22 +241,6 @@ def _numbers(shape: Any) -> tuple[int, ...]:
     if not all(type(n) is int and 0 <= n < 2**40 for n in shape):
         raise ValueError(f"an array of shape {shape}")
     return shape
-
-
-def _made(shape: tuple[int, ...], dtype: Any, data: Any, is_fortran: bool) -> npt.NDArray[Any]:
-    if not isinstance(dtype, _Dtype):
-        raise _Refused("an array of no known type")
-    if isinstance(data, str):
-        data = data.encode("latin1")
-    if not isinstance(data, bytes):
-        raise _Refused("an array of objects")
-    wanted = dtype.value.itemsize
-    for n in shape:
-        wanted *= n
-    if len(data) != wanted:
-        raise ValueError(f"an array of {wanted} bytes holds {len(data)}")
-    flat = np.frombuffer(data, dtype.value)
-    return flat.reshape(shape, order="F" if is_fortran else "C")
 
 
 def _plain(document: Any, depth: int, seen: dict[int, Any]) -> Any:

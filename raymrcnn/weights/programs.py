@@ -7,17 +7,24 @@ and the strict load lists it; a name that has no use here is dropped with its re
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from raymrcnn.weights.detectron2 import (
+    from_detectron2,
+    is_detectron2,
+    is_detectron2_resnet,
+    resnet_from_detectron2,
+)
 from raymrcnn.weights.names import canonical_state, is_classifier
+from raymrcnn.weights.naming import Rule, renamed
 
 Sheet = Literal["torchvision", "detectron", "detectron2"]
-_Rule = tuple[str, "str | Callable[[re.Match[str]], str]"]
+SHEETS: tuple[Sheet, ...] = get_args(Sheet)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +40,14 @@ class Named:
     dropped: dict[str, str] = field(default_factory=dict)  # names without a use here, and why
 
 
-def recognise(raw: Mapping[str, Tensor]) -> Named:
+def recognise(raw: Mapping[str, Tensor], background: Mapping[str, Tensor] | None = None) -> Named:
     """Tensors of any known program under the names used here, each program's in its own way.
 
-    What is of no known program comes out as it is, as torchvision's.
+    What is of no known program comes out as it is, as torchvision's. `background` holds rows that
+    detectron2 has no place for, by the names used here.
+
+    Raises:
+        WeightError: the file was made under numbers that no sheet of conventions has.
     """
     wrapped = bool(raw) and all(name.startswith("module.") for name in raw)
     state = {name.removeprefix("module.") if wrapped else name: t for name, t in raw.items()}
@@ -45,9 +56,9 @@ def recognise(raw: Mapping[str, Tensor]) -> Named:
         return _caffe2(state)
     if any(name.startswith(("backbone.body.stem.", "roi_heads.box.predictor.")) for name in names):
         return _maskrcnn_benchmark(state)
-    if any(name.startswith("backbone.bottom_up.") for name in names):
-        return _detectron2(state)
-    if "stem.conv1.weight" in names and "res2.0.conv1.weight" in names:
+    if is_detectron2(names):
+        return _detectron2(state, background or {})
+    if is_detectron2_resnet(names):
         return _detectron2_backbone(state)
     state = canonical_state(state)
     return Named(
@@ -60,7 +71,7 @@ def recognise(raw: Mapping[str, Tensor]) -> Named:
 
 # ---- maskrcnn-benchmark: names by module, modeling/ in facebookresearch/maskrcnn-benchmark@57eec25
 
-_BENCHMARK: tuple[_Rule, ...] = (
+_BENCHMARK: tuple[Rule, ...] = (
     (r"backbone\.body\.stem\.(conv1|bn1)\.(\w+)", r"backbone.body.\1.\2"),
     (r"backbone\.body\.layer(\d)\.(\d+)\.(\w+(?:\.\d)?)\.(\w+)", r"backbone.body.layer\1.\2.\3.\4"),
     (
@@ -93,7 +104,7 @@ _BENCHMARK: tuple[_Rule, ...] = (
 
 
 def _maskrcnn_benchmark(state: Mapping[str, Tensor]) -> Named:
-    found, dropped = _renamed(
+    found, dropped = renamed(
         state,
         _BENCHMARK,
         {r"rpn\.anchor_generator\.cell_anchors\.\d": "anchors follow from the configuration"},
@@ -106,74 +117,14 @@ def _maskrcnn_benchmark(state: Mapping[str, Tensor]) -> Named:
     )
 
 
-# ---- detectron2: modeling/ in facebookresearch/detectron2@02b5c4e
-
-_NORMS = "weight|bias|running_mean|running_var|num_batches_tracked"
-_RES: tuple[_Rule, ...] = (
-    (rf"stem\.conv1\.norm\.({_NORMS})", r"backbone.body.bn1.\1"),
-    (r"stem\.conv1\.weight", r"backbone.body.conv1.weight"),
-    (
-        rf"res(\d)\.(\d+)\.conv(\d)\.norm\.({_NORMS})",
-        lambda m: f"backbone.body.layer{int(m[1]) - 1}.{m[2]}.bn{m[3]}.{m[4]}",
-    ),
-    (
-        r"res(\d)\.(\d+)\.conv(\d)\.weight",
-        lambda m: f"backbone.body.layer{int(m[1]) - 1}.{m[2]}.conv{m[3]}.weight",
-    ),
-    (
-        rf"res(\d)\.(\d+)\.shortcut\.norm\.({_NORMS})",
-        lambda m: f"backbone.body.layer{int(m[1]) - 1}.{m[2]}.downsample.1.{m[3]}",
-    ),
-    (
-        r"res(\d)\.(\d+)\.shortcut\.weight",
-        lambda m: f"backbone.body.layer{int(m[1]) - 1}.{m[2]}.downsample.0.weight",
-    ),
-)
-_DETECTRON2: tuple[_Rule, ...] = (
-    *((rf"backbone\.bottom_up\.{pattern}", name) for pattern, name in _RES),
-    (
-        r"backbone\.fpn_lateral([2-5])\.(weight|bias)",
-        lambda m: f"backbone.fpn.inner_blocks.{int(m[1]) - 2}.0.{m[2]}",
-    ),
-    (
-        r"backbone\.fpn_output([2-5])\.(weight|bias)",
-        lambda m: f"backbone.fpn.layer_blocks.{int(m[1]) - 2}.0.{m[2]}",
-    ),
-    (r"proposal_generator\.rpn_head\.conv\.(weight|bias)", r"rpn.head.conv.0.0.\1"),
-    (
-        r"proposal_generator\.rpn_head\.objectness_logits\.(weight|bias)",
-        r"rpn.head.cls_logits.\1",
-    ),
-    (r"proposal_generator\.rpn_head\.anchor_deltas\.(weight|bias)", r"rpn.head.bbox_pred.\1"),
-    (r"roi_heads\.box_head\.fc1\.(weight|bias)", r"roi_heads.box_head.fc6.\1"),
-    (r"roi_heads\.box_head\.fc2\.(weight|bias)", r"roi_heads.box_head.fc7.\1"),
-    (
-        r"roi_heads\.box_predictor\.(cls_score|bbox_pred)\.(weight|bias)",
-        r"roi_heads.box_predictor.\1.\2",
-    ),
-    (
-        r"roi_heads\.mask_head\.mask_fcn(\d)\.(weight|bias)",
-        lambda m: f"roi_heads.mask_head.{int(m[1]) - 1}.0.{m[2]}",
-    ),
-    (r"roi_heads\.mask_head\.deconv\.(weight|bias)", r"roi_heads.mask_predictor.conv5_mask.\1"),
-    (
-        r"roi_heads\.mask_head\.predictor\.(weight|bias)",
-        r"roi_heads.mask_predictor.mask_fcn_logits.\1",
-    ),
-)
-BACKGROUND_ROWS = {"box_predictor.bbox_pred": 4, "mask_predictor.mask_fcn_logits": 1}
-_D2_DROPPED = {
-    r"proposal_generator\.anchor_generator\.cell_anchors\.\d": "anchors follow from configuration",
-    r"pixel_(mean|std)": "they follow from the configuration",
-    r".*\.num_batches_tracked": "a frozen norm counts no batches",
-}
+# ---- detectron2
 
 
-def _detectron2(state: Mapping[str, Tensor]) -> Named:
-    found, dropped = _renamed(state, _DETECTRON2, _D2_DROPPED)
+def _detectron2(state: Mapping[str, Tensor], background: Mapping[str, Tensor]) -> Named:
+    found, dropped = from_detectron2(state, background)
     return Named(
         program="detectron2",
-        state=background_first(found),
+        state=found,
         conventions=("detectron2",),
         dropped=dropped,
     )
@@ -181,11 +132,7 @@ def _detectron2(state: Mapping[str, Tensor]) -> Named:
 
 def _detectron2_backbone(state: Mapping[str, Tensor]) -> Named:
     """Its ImageNet networks that were torchvision's: RGB, and striding in the 3x3."""
-    found, dropped = _renamed(
-        state,
-        _RES,
-        {**_D2_DROPPED, r"stem\.fc\.(weight|bias)|linear\.(weight|bias)": "the ImageNet classes"},
-    )
+    found, dropped = resnet_from_detectron2(state)
     return Named(
         program="torchvision, by detectron2",
         state=found,
@@ -195,21 +142,6 @@ def _detectron2_backbone(state: Mapping[str, Tensor]) -> Named:
     )
 
 
-def background_first(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """detectron2's heads with the background's rows first; it has neither boxes nor masks."""
-    moved = dict(state)
-    for kind in ("weight", "bias"):
-        logits = f"roi_heads.box_predictor.cls_score.{kind}"
-        if logits in moved:
-            moved[logits] = moved[logits].roll(1, 0)
-        for layer, rows in BACKGROUND_ROWS.items():
-            name = f"roi_heads.{layer}.{kind}"
-            if name in moved and len(moved[name]) > rows:
-                nothing = torch.zeros_like(moved[name][:rows])
-                moved[name] = torch.cat((nothing, moved[name]))
-    return moved
-
-
 # ---- Caffe2 and Detectron. Source: maskrcnn_benchmark/utils/c2_model_loading.py; Detectron's
 # modeling/ResNet.py, FPN.py.
 
@@ -217,7 +149,7 @@ _BLOCK = {"1": "downsample.0", "2a": "conv1", "2b": "conv2", "2c": "conv3"}
 _BLOCK_NORM = {"1": "downsample.1", "2a": "bn1", "2b": "bn2", "2c": "bn3"}
 _KIND = {"w": "weight", "b": "bias", "s": "weight"}
 _LEVELS = {"2": 0, "3": 1, "4": 2, "5": 3}
-_CAFFE2: tuple[_Rule, ...] = (
+_CAFFE2: tuple[Rule, ...] = (
     (r"conv1_w", "backbone.body.conv1.weight"),
     (r"res_conv1_bn_([sb])", lambda m: f"backbone.body.bn1.{_KIND[m[1]]}"),
     (
@@ -263,7 +195,7 @@ _CAFFE2_DROPPED = {
 
 
 def _caffe2(state: Mapping[str, Tensor]) -> Named:
-    found, dropped = _renamed(state, _CAFFE2, _CAFFE2_DROPPED)
+    found, dropped = renamed(state, _CAFFE2, _CAFFE2_DROPPED)
     for name in [n for n in found if re.fullmatch(r".*(bn\d|downsample\.1)\.weight", n)]:
         norm = name.removesuffix("weight")  # statistics are folded into scale and shift
         found[f"{norm}running_mean"] = torch.zeros_like(found[name])
@@ -278,28 +210,3 @@ def _caffe2(state: Mapping[str, Tensor]) -> Named:
         is_backbone=not detector,
         dropped=dropped,
     )
-
-
-def _renamed(
-    state: Mapping[str, Tensor], rules: tuple[_Rule, ...], useless: Mapping[str, str]
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    found: dict[str, Tensor] = {}
-    dropped: dict[str, str] = {}
-    for name, tensor in state.items():
-        reason = next((why for p, why in useless.items() if re.fullmatch(p, name)), None)
-        if reason is not None:
-            dropped[name] = reason
-            continue
-        for pattern, replacement in rules:
-            match = re.fullmatch(pattern, name)
-            if match:
-                if isinstance(replacement, str):
-                    here = match.expand(replacement)
-                else:
-                    here = replacement(match)
-                # Two names for one place: the second is kept as it is, and so listed as unknown.
-                found[name if here in found else here] = tensor
-                break
-        else:
-            found[name] = tensor
-    return found, dropped

@@ -6,26 +6,24 @@ network is another package's work.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from raymrcnn import rundir
-from raymrcnn.config import ModelConfig, recipe_from_json
-from raymrcnn.errors import ConfigError, DataError, WeightError
+from raymrcnn.config import ModelConfig
+from raymrcnn.errors import DataError, WeightError
 from raymrcnn.structures import Category, ModelInfo
 from raymrcnn.weights.architecture import infer_architecture
-from raymrcnn.weights.files import Content, read_content, read_state, sha256_of
+from raymrcnn.weights.files import read_content, read_state, sha256_of
 from raymrcnn.weights.programs import Sheet, recognise
+from raymrcnn.weights.records import BackboneInfo, config_of, info_from_json, read_record
 from raymrcnn.weights.torchvision_names import NORM_EPS, coco_categories, fetch, hash_prefix_of
 
 FORMAT = 1  # of checkpoint.json
-INFO_NOTE = "raymrcnn"  # key of the record in the metadata of safetensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +92,7 @@ def load_model_source(source: str) -> ModelSource:
     """
     found = load_source(source)
     if found.info is not None:
-        config, info = _config(found.info, found.description), found.info
+        config, info = config_of(found.info, found.description), found.info
     else:
         try:
             config, num_classes = infer_architecture(found.state)
@@ -138,12 +136,12 @@ def _from_torchvision(name: str) -> WeightSource:
 def _from_file(path: Path, description: str) -> WeightSource:
     digest = sha256_of(path)
     content = read_content(path)
-    if INFO_NOTE in content.notes:
-        return _converted(content, digest, description)
-    named = recognise(content.state)
-    state = {**named.state, **content.extra}
-    return WeightSource(
-        state=state,
+    try:
+        named = recognise(content.state, content.background)
+    except WeightError as error:
+        raise WeightError(error.what, where=description, todo=error.todo) from None
+    source = WeightSource(
+        state=named.state,
         info=None,
         digest=digest,
         description=description,
@@ -153,24 +151,24 @@ def _from_file(path: Path, description: str) -> WeightSource:
         conventions=named.conventions,
         dropped=named.dropped,
     )
+    return source if content.record is None else _converted(source, content.record)
 
 
-def _converted(content: Content, digest: str, description: str) -> WeightSource:
-    """A safetensors file with the record that `convert` and nobody else puts into it."""
-    try:
-        info = model_info(json.loads(content.notes[INFO_NOTE]))
-    except (LookupError, TypeError, ValueError) as error:
-        raise WeightError(
-            f"has a malformed {INFO_NOTE} record ({type(error).__name__}: {error})",
-            where=description,
-            todo="convert the file anew",
-        ) from None
-    config = _config(info, description)
-    return WeightSource(
-        state=content.state,
-        info=info,
-        digest=digest,
-        description=description,
+def _converted(source: WeightSource, text: str) -> WeightSource:
+    """A file with the record that `convert` and nobody else puts into it."""
+    record = read_record(text, source.description)
+    if isinstance(record, BackboneInfo):
+        return replace(
+            source,
+            program=record.program,
+            conventions=record.conventions,
+            norm_eps=record.norm_eps,
+        )
+    config = config_of(record, source.description)
+    return replace(
+        source,
+        info=record,
+        program="raymrcnn",
         norm_eps=config.frozen_norm_eps,
         conventions=(config.conventions,),
     )
@@ -197,9 +195,9 @@ def _from_checkpoint(folder: Path) -> WeightSource:
         raise WeightError(error.what, where=error.where) from None
     try:
         version, sealed = document["format"], document["files"][rundir.MODEL_FILE]
-        info = model_info(document["model_info"])
+        info = info_from_json(document["model_info"])
         expected = (sealed["bytes"], sealed["sha256"])
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise WeightError(
             f"is not a checkpoint's manifest ({type(error).__name__}: {error})", where=where
         ) from None
@@ -222,30 +220,6 @@ def _from_checkpoint(folder: Path) -> WeightSource:
         info=info,
         digest=digest,
         description=f"{folder} (step {document.get('step')})",
-        norm_eps=_config(info, str(folder)).frozen_norm_eps,
-        conventions=(_config(info, str(folder)).conventions,),
+        norm_eps=config_of(info, str(folder)).frozen_norm_eps,
+        conventions=(config_of(info, str(folder)).conventions,),
     )
-
-
-def model_info(document: dict[str, Any]) -> ModelInfo:
-    """Read the record of a model that stands in checkpoints and in converted files.
-
-    Raises:
-        LookupError, TypeError, ValueError: it is malformed.
-    """
-    return ModelInfo(
-        model=dict(document["model"]),
-        categories=tuple(
-            None if entry is None else Category(id=int(entry[0]), name=str(entry[1]))
-            for entry in document["categories"]
-        ),
-        short_side=int(document["short_side"]),
-        long_side=int(document["long_side"]),
-    )
-
-
-def _config(info: ModelInfo, where: str) -> ModelConfig:
-    try:
-        return recipe_from_json({"name": "weights", "model": info.model}).model
-    except ConfigError as error:
-        raise WeightError(error.what, where=where, todo=error.todo) from None

@@ -1,4 +1,4 @@
-"""`raymrcnn weights inspect` on runs, on other programs' files, on what is none."""
+"""`raymrcnn weights` on runs, on other programs' files, on what is none."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from command import done, refused
 
 from raymrcnn.config import ModelConfig
 from raymrcnn.model.maskrcnn import build_mask_rcnn
+from raymrcnn.weights import load_source
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +61,33 @@ def test_what_is_no_weight_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "b.pkl").write_bytes(b"\x80\x02cos\nsystem\nX\x02\0\0\0ls\x85R.")
     assert "asks for os.system" in refused("weights", "inspect", tmp_path / "b.pkl")
     assert "no such file" in refused("weights", "inspect", tmp_path / "none")
+
+
+def test_a_run_goes_to_other_programs_and_back(small_run: Path, tmp_path: Path) -> None:
+    text = done("weights", "convert", small_run, "--to", "detectron2", "--out", tmp_path / "d.pth")
+    assert "read back the same" in text
+    assert "MODEL.ROI_HEADS.NUM_CLASSES" in text
+    assert "channel_order: RGB here, BGR there; set by INPUT.FORMAT" in text
+    out = tmp_path / "t.pth"
+    text = done("weights", "convert", tmp_path / "d.pth", "--to", "torchvision", "--out", out)
+    assert "channel_order" not in text
+    options = ("--to", "safetensors", "--out", tmp_path / "s.safetensors")
+    made = json.loads(done("weights", "convert", out, *options, "--json"))
+    run, back = (load_source(str(path)) for path in (small_run, made["path"]))
+    assert back.info == run.info
+    assert back.state.keys() == run.state.keys()
+    assert all(torch.equal(back.state[name], run.state[name]) for name in run.state)
+    assert "is there already" in refused("weights", "convert", out, *options)
+    done("weights", "convert", out, *options, "--overwrite")
+
+
+def test_a_file_that_cannot_be_converted_leaves_nothing(backbone: Path, tmp_path: Path) -> None:
+    out = tmp_path / "w.pth"
+    line = refused("weights", "convert", backbone, "--to", "torchvision", "--out", out)
+    assert "ImageNet network alone" in line
+    (tmp_path / "a.pth").write_text("hello")
+    refused("weights", "convert", tmp_path / "a.pth", "--to", "torchvision", "--out", out)
+    assert not out.exists()
+    assert "none of safetensors" in refused(
+        "weights", "convert", backbone, "--to", "x", "--out", out
+    )
