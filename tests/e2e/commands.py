@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 from small import SMALL
 
 COMMAND = [sys.executable, "-m", "raymrcnn.cli.main"]
@@ -71,3 +73,32 @@ def workers_of(process: subprocess.Popen[str], title: str) -> list[int]:
             except OSError:
                 continue
     return found
+
+
+def rows(folder: Path) -> dict[int, Any]:
+    """Every row and every failure by image id; fails where an image has two, or none."""
+    found: dict[int, Any] = {}
+    parts = [pq.read_table(path) for path in sorted(folder.glob("part-*.parquet"))]
+    for row in [r for table in parts for r in table.to_pylist()]:
+        assert row["image_id"] not in found, "an image has two rows"
+        found[row["image_id"]] = row
+    for failure in pq.read_table(folder / "failures.parquet").to_pylist():
+        assert failure["image_id"] not in found, "a failed image has a row as well"
+        found[failure["image_id"]] = failure["error"]
+    asked = pq.read_table(folder / "images.parquet").column("image_id").to_pylist()
+    assert sorted(found) == sorted(asked), "images were lost"
+    return found
+
+
+def assert_same_rows(ours: dict[int, Any], theirs: dict[int, Any]) -> None:
+    """The same images with the same detections, up to rounding.
+
+    Actors choose their number of threads by timing, and another number rounds otherwise.
+    """
+    assert ours.keys() == theirs.keys()
+    for image_id, row in ours.items():
+        other = theirs[image_id]
+        assert row["file_name"] == other["file_name"]
+        assert row["category_ids"] == other["category_ids"]
+        np.testing.assert_allclose(row["scores"], other["scores"], atol=1e-5)
+        np.testing.assert_allclose(row["boxes"], other["boxes"], atol=1e-2)

@@ -12,32 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from commands import call, start, wait_until, workers_of
+from commands import assert_same_rows, call, rows, start, wait_until, workers_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 NUM_IMAGES, NUM_KILLS, NODES = 25_600, 20, 3  # 100 blocks
 BLOCK_S = 1.5  # so that the kills come within the job
 DRIVER = Path(__file__).parent / "kill_driver.py"
-
-
-def rows(folder: Path) -> dict[int, Any]:
-    """Every row and every failure by image id; fails where an image has two, or none."""
-    found: dict[int, Any] = {}
-    parts = [pq.read_table(path) for path in sorted(folder.glob("part-*.parquet"))]
-    for row in [r for table in parts for r in table.to_pylist()]:
-        assert row["image_id"] not in found, "an image has two rows"
-        found[row["image_id"]] = row
-    for failure in pq.read_table(folder / "failures.parquet").to_pylist():
-        assert failure["image_id"] not in found, "a failed image has a row as well"
-        found[failure["image_id"]] = failure["error"]
-    asked = pq.read_table(folder / "images.parquet").column("image_id").to_pylist()
-    assert sorted(found) == sorted(asked), "images were lost"
-    return found
 
 
 class SmallCluster:
@@ -154,12 +138,7 @@ def test_one_raylet_and_three_give_the_same_rows(
     one, three = tmp_path / "one", tmp_path / "three"
     call(*words, "--out", one, "--workers", 1)
     call(*words, "--out", three, "--cluster", three_nodes.address)  # an actor a machine
-    some, others = rows(one), rows(three)
-    assert list(some) == list(others)
-    for image_id, row in some.items():
-        other = others[image_id]
-        assert (row["file_name"], len(row["scores"])) == (other["file_name"], len(other["scores"]))
-        np.testing.assert_allclose(row["scores"], other["scores"], atol=1e-5)
+    assert_same_rows(rows(one), rows(three))
 
 
 def test_a_killed_decode_worker_costs_no_image(
@@ -174,4 +153,4 @@ def test_a_killed_decode_worker_costs_no_image(
     output, _ = driver.communicate(timeout=300)
     assert driver.returncode == 0, output
     call(*words, "--out", plain)
-    assert rows(killed) == rows(plain)
+    assert_same_rows(rows(killed), rows(plain))

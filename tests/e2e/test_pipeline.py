@@ -7,12 +7,19 @@ import os
 import signal
 import subprocess
 from pathlib import Path
-from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 import torch
-from commands import COMMAND, SETS, call, start, wait_until, workers_of
+from commands import (
+    COMMAND,
+    SETS,
+    assert_same_rows,
+    call,
+    rows,
+    start,
+    wait_until,
+    workers_of,
+)
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.ray
@@ -30,20 +37,6 @@ def infer_words(data: Path, run: Path, out: Path) -> list[object]:
 
 def parameters(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / (run / "last").read_text().strip() / "model.safetensors")
-
-
-def rows(folder: Path) -> dict[int, Any]:
-    """Every result row by image id; fails where an image has more than one, or none."""
-    found: dict[int, Any] = {}
-    tables = [pq.read_table(path) for path in sorted(folder.glob("part-*.parquet"))]
-    for row in [r for table in tables for r in table.to_pylist()]:
-        assert row["image_id"] not in found, "an image has two rows"
-        found[row["image_id"]] = row
-    failed = pq.read_table(folder / "failures.parquet").column("image_id").to_pylist()
-    assert not set(failed) & set(found)
-    asked = pq.read_table(folder / "images.parquet").column("image_id").to_pylist()
-    assert sorted([*failed, *found]) == sorted(asked)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +147,7 @@ def test_a_killed_prediction_job_goes_on_with_each_image_once(
         os.kill(workers_of(driver, "MapWorker")[0], signal.SIGKILL)
         output, _ = driver.communicate(timeout=200)
         assert driver.returncode == 0, output
-    assert rows(out) == rows(labelled)
+    assert_same_rows(rows(out), rows(labelled))
 
 
 @pytest.mark.slow
