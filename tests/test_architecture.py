@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "raymrcnn"
 FLOORS = {
     "cli": 5,
     "api": 4,
-    "train": 3, "infer": 3, "report": 3, "doctor": 3, "scoring": 3,
+    "train": 3, "infer": 3, "report": 3, "doctor": 3, "scoring": 3, "submit": 3,
     "model": 2, "weights": 2, "data": 2, "score": 2,
     "device": 1,
     "config": 0, "config_fields": 0, "errors": 0, "mask_layout": 0, "masks": 0, "overlay": 0,

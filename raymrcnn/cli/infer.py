@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from raymrcnn import rundir
-from raymrcnn.cli.options import CardModel, Cluster, Device, Force, Json, Workers
+from raymrcnn.cli.jobs import OnCluster
+from raymrcnn.cli.options import CardModel, Cluster, Detach, Device, Force, Json, Workers
 from raymrcnn.cli.show import ProgressLine, duration, print_json, print_scores
 
 OLD_NAMES = {
@@ -25,7 +25,7 @@ OLD_NAMES = {
 OVERLAYS = 24  # images drawn after a prediction
 
 
-class WithOldNames(TyperCommand):
+class WithOldNames(OnCluster):
     """Takes the names that the reference gave to options, without listing them."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
@@ -130,6 +130,7 @@ def infer(
     ] = 0,
     device: Device = "auto",
     cluster: Cluster = None,
+    detach: Detach = False,
     accelerator: CardModel = None,
     force: Force = False,
     as_json: Json = False,

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from raymrcnn import __version__
 from raymrcnn.cli import data, demo, infer, recipes, report, score, train, weights
+from raymrcnn.cli.jobs import OnCluster
 from raymrcnn.errors import RaymrcnnError
 
 INTERRUPTED = 130
@@ -69,9 +70,9 @@ app = typer.Typer(
     epilog="Start with [bold]raymrcnn demo[/bold]: everything below on made-up data, in minutes.",
 )
 app.command("demo", help=_help(demo.demo))(demo.demo)
-app.command("train", help=_help(train.train))(train.train)
+app.command("train", cls=OnCluster, help=_help(train.train))(train.train)
 app.command("infer", cls=infer.WithOldNames, help=_help(infer.infer))(infer.infer)
-app.command("score", help=_help(score.score))(score.score)
+app.command("score", cls=OnCluster, help=_help(score.score))(score.score)
 app.command("report", help=_help(report.report))(report.report)
 app.command("recipes", help=_help(recipes.recipes))(recipes.recipes)
 app.add_typer(data.app, name="data")

@@ -17,9 +17,13 @@ Cluster = Annotated[
     str | None,
     typer.Option(
         metavar="ADDR",
-        help="Join a Ray cluster: HOST:PORT, or auto for the one on this host. "
+        help="A Ray cluster: HOST:PORT to join it, or auto for the one on this host; "
+        "http://HEAD:8265 to run there as a job that is followed here. "
         "Default: start Ray on this machine, or join RAY_ADDRESS where it is set.",
     ),
+]
+Detach = Annotated[
+    bool, typer.Option("--detach", help="With --cluster http://...: print the job's id, and end.")
 ]
 CardModel = Annotated[
     str | None,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from raymrcnn.cli.options import Cluster, Json
+from raymrcnn.cli.options import Cluster, Detach, Json
 from raymrcnn.cli.show import (
     ProgressLine,
     print_detail,
@@ -59,6 +59,7 @@ def score(
         int, typer.Option(min=0, help="Ray tasks at once; 0: as the cluster has room.")
     ] = 0,
     cluster: Cluster = None,
+    detach: Detach = False,
     as_json: Json = False,
 ) -> None:
     """Score predictions as COCO does, to the last bit; as LVIS does with its annotations.

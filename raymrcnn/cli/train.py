@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from raymrcnn.cli.options import CardModel, Cluster, Device, Force, Json, Workers
+from raymrcnn.cli.options import CardModel, Cluster, Detach, Device, Force, Json, Workers
 from raymrcnn.cli.show import ProgressLine, duration, print_json, stop_on_signals
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def train(
         ),
     ] = "auto",
     cluster: Cluster = None,
+    detach: Detach = False,
     accelerator: CardModel = None,
     force: Force = False,
     as_json: Json = False,

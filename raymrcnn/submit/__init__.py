@@ -1,0 +1,1 @@
+"""A command sent to a cluster's job server, followed from here."""
