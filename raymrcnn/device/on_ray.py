@@ -33,6 +33,9 @@ QUIET = {
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
     # Ray starts workers with the lowest priority but three; ours are what the machine is for.
     "RAY_worker_niceness": "0",
+    # Ray's core reports as an error that actors of Ray Data, which may restart, take arguments from
+    # the object store: its own doing, and no trouble while this process lives.
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 VERSION_LABEL = "raymrcnn/version"  # of a node, set by cluster/env.sh
 PROCESS_GROUP_TIMEOUT_S = 600
@@ -194,7 +197,7 @@ def no_answer_error(address: str, error: BaseException) -> ClusterError:
             where=f"--cluster {address}",
             todo="use the same versions on both",
         )
-    if "uthentication" in text or "nauthenticated" in text or "UNAUTHENTICATED" in text:
+    if "authenticat" in text.lower():
         return ClusterError(
             "the cluster refuses this token, or wants one",
             where=f"--cluster {address}",
@@ -267,9 +270,6 @@ def _start(accelerator: Accelerator, workers: int) -> None:
             raise _too_few(accelerator, workers, cards, "this machine has")
     # On the CPU any number of workers is allowed: Ray counts slots, the system shares the cores.
     slots = max(os.cpu_count() or 1, workers) + 1
-    # Ray's core reports as an error that actors of Ray Data, which may restart, take arguments from
-    # the object store: its own doing, and no trouble while this process lives.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if accelerator is MLU:
         from raymrcnn.device.mlu_workers.on_ray import UNIT_INSTANCES, unit_instance_resources
 

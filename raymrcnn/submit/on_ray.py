@@ -7,7 +7,9 @@ anything: data, weights and output are what the cluster sees under the names tha
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import re
 import shlex
 import signal
 import sys
@@ -17,14 +19,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from raymrcnn.device.on_ray import QUIET, no_answer_error
-from raymrcnn.errors import ClusterError, RunError
+from raymrcnn.device.on_ray import QUIET, no_answer_error, quiet_loggers
+from raymrcnn.errors import RunError
 from raymrcnn.submit.entry import REQUEST, request_text
 
 # Ray's default is 3 s between SIGTERM and SIGKILL: too short to save a checkpoint.
 STOP_WAIT_S = 180
 POLL_S = 1.0
 RECONNECTS = 10  # of the log, whose connection may be cut while the job goes on
+# What Ray itself writes into the log of each job.
+_OF_RAY = re.compile(r"(.*\sINFO job_manager\.py:.*|Running entrypoint for job .*)\n")
 ENTRY = "python -m raymrcnn.submit.entry"
 
 
@@ -86,6 +90,9 @@ def _client(address: str) -> Any:
     )
     from ray.job_submission import JobSubmissionClient
 
+    quiet_loggers()
+    for name in ("dashboard.modules.job.sdk", "_private.authentication.authentication_token_setup"):
+        logging.getLogger(f"ray.{name}").setLevel(logging.ERROR)
     # As `ray job submit` does: a token that is there is shown to the server.
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     with _server_errors(address):
@@ -94,17 +101,12 @@ def _client(address: str) -> Any:
 
 @contextmanager
 def _server_errors(address: str) -> Iterator[None]:
-    """One line for what Ray's client raises, which is of any kind."""
+    """One line for what Ray's client raises, which is of many kinds."""
+    from ray.exceptions import RayError
+
     try:
         yield
-    except (OSError, RuntimeError, ValueError, AssertionError) as error:
-        text = str(error)
-        if "uthenticat" in text or "403" in text or "401" in text:
-            raise ClusterError(
-                f"the job server at {address} refuses this token, or wants one",
-                where="--cluster",
-                todo="copy the head's ~/.ray/auth_token (mode 0600), or set RAY_AUTH_TOKEN_PATH",
-            ) from None
+    except (OSError, RuntimeError, ValueError, RayError) as error:
         raise no_answer_error(address, error) from None
 
 
@@ -142,7 +144,7 @@ def _follow_log(client: Any, job: str, on_text: Callable[[str], None]) -> None:
         async for text in client.tail_job_logs(job):
             fresh = text[max(0, shown - seen) :]
             seen += len(text)
-            if fresh:
+            if fresh := _OF_RAY.sub("", fresh):
                 on_text(fresh)
             shown = max(shown, seen)
 
