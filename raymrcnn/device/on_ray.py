@@ -186,9 +186,8 @@ def quiet_loggers() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def no_answer_error(address: str, error: BaseException) -> ClusterError:
-    """One line for what Ray raises where it cannot connect."""
-    text = str(error)
+def no_answer_error(address: str, text: str) -> ClusterError:
+    """One line for what Ray said where it could not connect."""
     mismatch = _VERSIONS.findall(text) if "ersion mismatch" in text else []
     if len(mismatch) == 4:
         return ClusterError(
@@ -219,11 +218,13 @@ def _join(address: str) -> None:
             where="--cluster",
             todo=f"raymrcnn ... --cluster {address} sends the whole command there",
         )
+    said: list[str] = []  # by Ray's core, of what its exception leaves out
     try:
         _require_listener(address)
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        with _held_back_stderr(said):
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise no_answer_error(address, error) from None
+        raise no_answer_error(address, "\n".join([str(error), *said])) from None
     try:
         require_version(ray.nodes())  # type: ignore[no-untyped-call]
     except ClusterError:
@@ -287,8 +288,12 @@ def _start(accelerator: Accelerator, workers: int) -> None:
 
 
 @contextlib.contextmanager
-def _held_back_stderr() -> Iterator[None]:
-    """Keep what is written to the error stream, also by C++, and show it only after a failure."""
+def _held_back_stderr(said: list[str] | None = None) -> Iterator[None]:
+    """Keep what is written to the error stream, also by C++, and show it only after a failure.
+
+    Args:
+        said: takes the text of a failure, which then is not shown.
+    """
     sys.stderr.flush()
     real = os.dup(2)
     with tempfile.TemporaryFile() as held:
@@ -296,8 +301,12 @@ def _held_back_stderr() -> Iterator[None]:
         try:
             yield
         except BaseException:
+            sys.stderr.flush()
             held.seek(0)
-            os.write(real, held.read())
+            if said is None:
+                os.write(real, held.read())
+            else:
+                said.append(held.read().decode(errors="replace"))
             raise
         finally:
             sys.stderr.flush()

@@ -107,7 +107,7 @@ def _server_errors(address: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, ValueError, RayError) as error:
-        raise no_answer_error(address, error) from None
+        raise no_answer_error(address, str(error)) from None
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from typing import Any
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
 from ray.train.torch import TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymrcnn.device.accelerator import ROWS
 from raymrcnn.device.choice.on_ray import label_selector
@@ -92,7 +93,9 @@ def run_training(
     job = prepared.job
     accelerator = ROWS[job.accelerator]
     with ray_session(cluster, accelerator, job.workers):
-        board = ray.remote(num_cpus=0)(Board).remote()
+        # Beside the driver: on another host it would be lost with that host, and the run with it.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        board = ray.remote(num_cpus=0)(Board).options(scheduling_strategy=here).remote()
         storage = job.run_dir / RAY_FOLDER
         trainer = TorchTrainer(
             _worker,

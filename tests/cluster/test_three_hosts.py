@@ -1,0 +1,148 @@
+"""Three hosts with a network between them: strangers are refused, jobs outlive cables and hosts."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from commands import COMMAND, SETS, rows
+from hosts import Cluster, Host, why_not
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(why_not()), reason=why_not() or "namespaces work"),
+]
+
+WORKERS, STEPS = 3, 40
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    found = Cluster(3, tmp_path_factory.mktemp("hosts"))
+    yield found
+    found.stop()
+
+
+def server(cluster: Cluster) -> str:
+    return f"http://{cluster.head.ip}:8265"
+
+
+def outside(cluster: Cluster, **extra: str) -> dict[str, str]:
+    """The environment of somebody outside who was given the token."""
+    return {**os.environ, "RAY_AUTH_TOKEN_PATH": str(cluster.token), **extra}
+
+
+def wait(done: Callable[[], bool], process: subprocess.Popen[str], limit_s: float = 120) -> None:
+    end = time.monotonic() + limit_s
+    while not done():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end, "took too long"
+        time.sleep(0.1)
+
+
+def train_words(data: Path, run: Path) -> list[str]:
+    words = ["train", "--data", data, "--recipe", "tiny", *SETS, "--set",
+             f"optim.max_iter={STEPS}", "--set", "checkpoint.every=5", "--set", "log_every=1",
+             # Small steps: on other hosts other numbers of threads round otherwise.
+             "--set", "optim.base_lr=1e-4", "--workers", WORKERS,
+             "--device", "cpu", "--out", run]  # fmt: skip
+    return list(map(str, words))
+
+
+def host_of_workers(cluster: Cluster) -> Host | None:
+    """A host, not the head, on which workers train."""
+    for host in cluster.hosts[1:]:
+        with host.start("pgrep", "-f", "RayTrainWorker") as found:
+            if found.communicate()[0].split():
+                return host
+    return None
+
+
+STRANGERS: list[dict[str, str]] = [
+    {"RAY_AUTH_MODE": "disabled", "HOME": "/nonexistent"},
+    {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64},
+]
+
+
+def test_strangers_are_refused_everywhere(cluster: Cluster, made_up: Path, tmp_path: Path) -> None:
+    words = [*train_words(made_up, tmp_path / "run"), "--cluster"]
+    bare = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
+    tries = [
+        subprocess.Popen([*COMMAND, *words, server(cluster)], env=bare | token, text=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for token in STRANGERS
+    ]  # fmt: skip
+    # From a host inside: joining as a driver, the client port, joining as a node.
+    host, address = cluster.hosts[1], f"{cluster.head.ip}:6379"
+    client = f"import ray; ray.init('ray://{cluster.head.ip}:10001'); print('let in')"
+    tries += [host.start(*COMMAND, *words, address, env=token) for token in STRANGERS]
+    tries += [host.start("python", "-c", client, env=token) for token in STRANGERS]
+    tries += [host.start("ray", "start", "--address", address, env=token) for token in STRANGERS]
+    said = [process.communicate(timeout=200)[0] for process in tries]
+    for process, text in zip(tries, said, strict=True):
+        assert process.returncode != 0, text
+        assert "let in" not in text
+    for process, text in zip(tries[:4], said, strict=False):
+        assert (process.returncode, "refuses this token" in text) == (2, True), text
+        assert "Traceback" not in text
+
+
+def test_ray_job_submit_with_the_token_runs_a_command(cluster: Cluster) -> None:
+    words = ["ray", "job", "submit", "--address", server(cluster), "--", "raymrcnn", "recipes"]
+    done = subprocess.run(words, env=outside(cluster, RAY_AUTH_MODE="token"),
+                          capture_output=True, text=True, timeout=120)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "r101_fpn_1x" in done.stdout
+
+
+def test_a_job_outlives_a_cut_cable_and_a_dead_host(
+    cluster: Cluster, made_up: Path, tmp_path: Path
+) -> None:
+    run, metrics = tmp_path / "run", tmp_path / "run" / "metrics.jsonl"
+    words = train_words(made_up, run)
+    job = subprocess.Popen(
+        [*COMMAND, *words, "--cluster", server(cluster)], env=outside(cluster), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+    def steps() -> int:
+        return sum(1 for _ in metrics.open()) if metrics.exists() else 0
+
+    try:
+        wait(lambda: steps() >= 7, job)
+        host = host_of_workers(cluster)
+        assert host is not None
+        host.cut(off=True)
+        before = steps()
+        wait(lambda: steps() > before + 7, job, 240)
+        host.cut(off=False)
+        cluster.join(host)
+        victim = host_of_workers(cluster)
+        assert victim is not None
+        victim.kill()
+        output, _ = job.communicate(timeout=300)
+    finally:
+        job.kill()
+    assert job.returncode == 0, output
+    seen = [json.loads(line) for line in metrics.open()]
+    assert [record["step"] for record in seen] == list(range(1, STEPS + 1))
+
+    calm = tmp_path / "calm"
+    subprocess.run([*COMMAND, *train_words(made_up, calm)], check=True, capture_output=True)
+    theirs = [json.loads(line) for line in (calm / "metrics.jsonl").open()]
+    for ours, other in zip(seen, theirs, strict=True):
+        assert ours["loss"] == pytest.approx(other["loss"], rel=1e-3)
+
+    left = next(h for h in cluster.hosts[1:] if h is not victim)
+    out = tmp_path / "predictions"
+    left.run(*COMMAND, "infer", "--data", made_up, "--split", "val2017", "--weights", run,
+             "--out", out, "--cluster", "auto", "--workers", 2, "--device", "cpu")  # fmt: skip
+    assert rows(out)
+    scored = left.run(*COMMAND, "score", out, "--json", "--cluster", "auto")
+    assert json.loads(scored[scored.index("{") :])["segm"]["AP"] >= 0
