@@ -37,9 +37,9 @@ from raymrcnn.infer.job import InferJob, PreparedInfer, predictor_of
 from raymrcnn.infer.labeler import BlockLabeler, BlockSummary, Decoder, Labeler
 from raymrcnn.infer.sink import Predictions, finish, image_ids
 from raymrcnn.infer.threads import choose_num_threads
-from raymrcnn.rundir import SCORES, exclusive, read_json, write_json
+from raymrcnn.rundir import SCORES, exclusive, part_name, read_json, write_json
 from raymrcnn.score.coco import Scores
-from raymrcnn.score.on_ray import score_predictions
+from raymrcnn.score.on_ray import EarlyMatching, score_predictions
 from raymrcnn.structures import ImageRef
 
 IN_FLIGHT = 2  # blocks an actor holds: one decodes while the other is on the device
@@ -84,10 +84,22 @@ def run_inference(
             return _run(prepared, cluster, on_block, make_labeler), None
         if prepared.predictions.complete and path.exists():
             return prepared.predictions, read_json(path)
-        with ray_session(cluster, ROWS[prepared.job.accelerator], prepared.job.workers):
-            predictions = _run(prepared, cluster, on_block, make_labeler)
+        accelerator = ROWS[prepared.job.accelerator]
+        with ray_session(cluster, accelerator, prepared.job.workers):
+            # On a CPU labelling and matching would take turns at the same cores.
+            early = None if accelerator is CPU else EarlyMatching(index)
+
+            def committed(summary: BlockSummary) -> None:
+                if early is not None:
+                    early.add(folder / part_name(summary.block))
+                if on_block is not None:
+                    on_block(summary)
+
+            predictions = _run(prepared, cluster, committed, make_labeler)
             limited = image_ids(folder) if prepared.job.limit else None
-            scores = score_predictions(folder, index, images="all" if limited is None else limited)
+            scores = score_predictions(
+                folder, index, images="all" if limited is None else limited, early=early
+            )
         write_json(path, scores.to_json())
         return predictions, scores
 

@@ -4,15 +4,17 @@
   var slider = document.getElementById("least");
   var output = document.querySelector("output");
   var counted = document.getElementById("counted");
-  var shapes = document.querySelectorAll(".found");
+  var parts = document.querySelectorAll(".found");
+  var total = document.querySelectorAll("g.found").length;
   function show() {
     var least = parseFloat(slider.value), count = 0;
-    shapes.forEach(function (shape) {
-      var seen = parseFloat(shape.getAttribute("data-score")) >= least;
-      if (seen) { shape.removeAttribute("hidden"); count += 1; } else { shape.setAttribute("hidden", ""); }
+    parts.forEach(function (part) {
+      var seen = parseFloat(part.getAttribute("data-score")) >= least;
+      if (seen) { part.removeAttribute("hidden"); } else { part.setAttribute("hidden", ""); }
+      count += seen && part.localName === "g" ? 1 : 0;
     });
     output.textContent = least.toFixed(2);
-    counted.textContent = count + " of " + shapes.length + " shown";
+    counted.textContent = count + " of " + total + " shown";
   }
   slider.addEventListener("input", show);
   document.querySelectorAll("input[data-shows]").forEach(function (box) {

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from raymrcnn.report.gallery import Photo
-from raymrcnn.report.markup import Markup, el
+from raymrcnn.report.markup import Attribute, Markup, el
 from raymrcnn.report.outline import rle_path
 from raymrcnn.report.parts import count
 from raymrcnn.report.style import packaged, script, style_sheet
@@ -89,10 +89,9 @@ def _card(photo: Photo, found: Detections, names: Mapping[int, str], min_score: 
     size = {"width": photo.width, "height": photo.height}
     best = np.argsort(-found.scores, kind="stable")[:_MOST_SHAPES]
     sides = found.boxes[best, 2:] - found.boxes[best, :2]
-    shapes = [
-        _shape(photo, found, int(d), names, min_score)
-        for d in best[np.argsort(-sides.prod(axis=1), kind="stable")]
-    ]
+    large_first = best[np.argsort(-sides.prod(axis=1), kind="stable")]
+    pairs = [_shape(photo, found, int(d), names, min_score) for d in large_first]
+    shapes = [shape for shape, _ in pairs] + [label for _, label in pairs]  # labels on top
     says = "; ".join(
         f"{names.get(int(found.category_ids[d]), 'unnamed')} {found.scores[d]:.2f}"
         for d in best[:20].tolist()
@@ -117,7 +116,8 @@ def _card(photo: Photo, found: Detections, names: Mapping[int, str], min_score: 
 
 def _shape(
     photo: Photo, found: Detections, d: int, names: Mapping[int, str], min_score: float
-) -> Markup:
+) -> tuple[Markup, Markup]:
+    """The outline and box of a detection, and its label."""
     scale = photo.width / found.width
     category, score = int(found.category_ids[d]), float(found.scores[d])
     name = names.get(category, f"category {category}")
@@ -126,13 +126,13 @@ def _shape(
     letter = photo.width / 38  # the height of the letters
     longest = photo.width - 0.58 * letter * len(label)  # where it may begin and still be seen
     at = {"x": max(min(x1 + 2, longest), 1.0), "y": max(y1 - 3, letter)}
-    return el(
+    shown: dict[str, Attribute] = {"data_score": f"{score:.4f}", "hidden": score < min_score}
+    shape = el(
         "g",
         el("title", f"{name}, score {score:.3f}"),
         el("path", d=rle_path(found.rles[d], found.height, found.width, scale), class_="mask"),
         el("rect", x=x1, y=y1, width=max(x2 - x1, 1.0), height=max(y2 - y1, 1.0), class_="box"),
-        el("text", label, **at, font_size=letter, class_="label"),
         class_=f"found hue{category % _NUM_HUES}",
-        data_score=f"{score:.4f}",
-        hidden=score < min_score,
+        **shown,
     )
+    return shape, el("text", label, **at, font_size=letter, class_="found label", **shown)

@@ -8,7 +8,9 @@ another training run with another seed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from raymrcnn.score.matching import AREAS, Floats, Ints, Records
 from raymrcnn.score.precision import PrecisionTable, summary
 from raymrcnn.structures import Category
 
+_MOST_THREADS = 8  # numpy works outside of Python's lock
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
@@ -58,13 +61,17 @@ def compare(
     names = [*METRICS, *(f"category {category.id}" for category in order)]
     points = np.array([_numbers(of_run, ones) for of_run in tables])
     drawn = np.full((resamples, len(names)), np.nan)
-    draw = np.random.default_rng(seed)
-    for k in range(resamples):
-        chosen = draw.integers(0, len(images), len(images))
+
+    def resample(k: int) -> Floats:
+        chosen = np.random.default_rng((seed, k)).integers(0, len(images), len(images))
         weights = np.bincount(chosen, minlength=len(images)).astype(np.float64)
-        drawn[k] = _numbers(tables[1], weights) - _numbers(tables[0], weights)
-        if progress:
-            progress(k + 1, resamples)
+        return _numbers(tables[1], weights) - _numbers(tables[0], weights)
+
+    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as threads:
+        for k, difference in enumerate(threads.map(resample, range(resamples))):
+            drawn[k] = difference
+            if progress:
+                progress(k + 1, resamples)
     entries = {
         name: _entry(points[0, i], points[1, i], drawn[:, i], confidence)
         for i, name in enumerate(names)

@@ -31,7 +31,41 @@ from raymrcnn.score.truth import GroundTruth, Ints
 
 _TASKS_PER_CPU = 4  # small enough tasks that no core waits long for the last one
 _MOST_FILES = 16
+_EARLY_FILES = 4  # matched in one task while a job goes on
 _UNDETECTED_AT_ONCE = 4096
+
+
+class EarlyMatching:
+    """Matches parts of a job while others are still being made.
+
+    What a task finds, an error too, is looked at in `match_predictions` alone, so that nothing here
+    stops the job. Where the job has taken all CPUs the tasks wait for its end.
+
+    Args:
+        truth: the ground truth; it is pickled once.
+        asked: how to match.
+    """
+
+    def __init__(self, truth: GroundTruth, asked: Asked = Asked()) -> None:  # noqa: B008 (frozen)
+        self.truth_ref = ray.put(truth)
+        self.paths: set[Path] = set()
+        self.tasks: list[Any] = []
+        self._asked = asked
+        self._waiting: list[Path] = []
+
+    def add(self, path: Path) -> None:
+        """A part that is committed."""
+        self._waiting.append(path)
+        if len(self._waiting) >= _EARLY_FILES:
+            self.start()
+
+    def start(self) -> None:
+        """Match the parts that were added since."""
+        if self._waiting:
+            task = _match_parts.remote(self._waiting, self.truth_ref, self._asked)
+            self.tasks.append(task)
+            self.paths.update(self._waiting)
+            self._waiting = []
 
 
 def score_predictions(
@@ -40,12 +74,19 @@ def score_predictions(
     *,
     images: Images = "all",
     asked: Asked = Asked(),  # noqa: B008 (frozen)
+    early: EarlyMatching | None = None,
     max_tasks: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
     """The scores of a predictions folder; arguments and errors as of `match_predictions`."""
     states, _ = match_predictions(
-        folder, truth, images=images, asked=asked, max_tasks=max_tasks, progress=progress
+        folder,
+        truth,
+        images=images,
+        asked=asked,
+        early=early,
+        max_tasks=max_tasks,
+        progress=progress,
     )
     return merge(states)
 
@@ -56,6 +97,7 @@ def match_predictions(
     *,
     images: Images = "all",
     asked: Asked = Asked(),  # noqa: B008 (frozen)
+    early: EarlyMatching | None = None,
     max_tasks: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[State], Ints]:
@@ -67,6 +109,7 @@ def match_predictions(
         images: which count: "all" of the ground truth, those "predicted" that have a row, or
             those of these ids (int64); without a row, an image has no detections.
         asked: how to match.
+        early: what was matched before, in the same way.
         max_tasks: how many run at a time; by default one for each CPU of the cluster.
         progress: called with the number of files that are done, and of all.
 
@@ -76,15 +119,18 @@ def match_predictions(
     paths = part_files(folder)
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     at_once = max_tasks or max(1, int(resources.get("CPU", 1)))
-    truth_ref = ray.put(truth)
-    size = min(_MOST_FILES, max(1, len(paths) // (_TASKS_PER_CPU * at_once)))
-    groups = [paths[i : i + size] for i in range(0, len(paths), size)]
+    early = early or EarlyMatching(truth, asked)
+    early.start()
+    truth_ref = early.truth_ref
+    left = [path for path in paths if path not in early.paths]
+    size = min(_MOST_FILES, max(1, len(left) // (_TASKS_PER_CPU * at_once)))
+    groups = [left[i : i + size] for i in range(0, len(left), size)]
 
     states: list[State] = []
     found: list[Ints] = []
     done = 0
     calls = ((group, truth_ref, asked) for group in groups)
-    for state, ids, num_files in _run(_match_parts, calls, at_once):
+    for state, ids, num_files in _run(_match_parts, calls, at_once, early.tasks):
         states.append(state)
         found.append(ids)
         done += num_files
@@ -119,16 +165,19 @@ def _one_thread() -> None:
     os.environ.setdefault("RAYON_NUM_THREADS", "1")
 
 
-def _run(function: Any, calls: Iterable[tuple[Any, ...]], at_once: int) -> Iterator[Any]:
-    """Results of remote calls as they come, never more than `at_once` under way."""
+def _run(
+    function: Any, calls: Iterable[tuple[Any, ...]], at_once: int, started: Sequence[Any] = ()
+) -> Iterator[Any]:
+    """Results of remote calls as they come, never more than `at_once` under way.
+
+    Those that were `started` before come among them.
+    """
     waiting = iter(calls)
-    running: list[Any] = []
+    running: list[Any] = list(started)
     try:
         while True:
-            for arguments in waiting:
+            while len(running) < at_once and (arguments := next(waiting, None)) is not None:
                 running.append(function.remote(*arguments))
-                if len(running) >= at_once:
-                    break
             if not running:
                 return
             (ready, *_), running = ray.wait(running, num_returns=1)

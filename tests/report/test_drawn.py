@@ -74,7 +74,8 @@ def test_the_page_needs_nothing_beside_itself_and_escapes_names(folder: Path) ->
     assert not re.search(r"(src|href)=\"(?!data:|#)", page)
     assert page.count("data:image/jpeg;base64,") == 3
     scores = re.findall(r'data-score="([\d.]+)"( hidden)?', page)
-    assert sorted(scores) == [("0.3000", " hidden")] * 3 + [("0.9000", "")] * 3
+    # The shape and the label of each.
+    assert sorted(scores) == [("0.3000", " hidden")] * 6 + [("0.9000", "")] * 6
     assert 'type="range"' in page
     for shown in ("masks", "boxes", "labels"):
         assert f'data-shows="{shown}"' in page

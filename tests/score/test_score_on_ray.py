@@ -13,7 +13,7 @@ from made_up_scores import Truth, make, result_rows, write_parts
 from raymrcnn.errors import DataError
 from raymrcnn.rows import results_table
 from raymrcnn.score.files import Asked, score_parts
-from raymrcnn.score.on_ray import _run, score_predictions
+from raymrcnn.score.on_ray import EarlyMatching, _run, score_predictions
 
 pytestmark = pytest.mark.ray
 
@@ -51,6 +51,25 @@ def test_tasks_find_the_scores_of_one_process(tmp_path: Path) -> None:
         paths, truth, images="predicted", asked=Asked(iou_types=["segm"])
     )
     assert predicted.num_images == 25
+
+
+@pytest.mark.usefixtures("_ray")
+def test_parts_matched_while_others_are_made_count_once(tmp_path: Path) -> None:
+    truth, detections = make(43, 30)
+    paths = write_parts(tmp_path, result_rows(truth, detections), per_part=3)
+    early = EarlyMatching(truth)
+    for path in paths[5:]:
+        early.add(path)
+    assert len(early.tasks) == 1  # four parts in one task, the fifth waits
+    scores = score_predictions(tmp_path, truth, early=early)
+    assert scores == score_parts(paths, truth)
+    pq.write_table(results_table([]), paths[0])
+    broken = EarlyMatching(truth)
+    paths[1].write_bytes(b"damaged")
+    broken.add(paths[1])
+    broken.start()
+    with pytest.raises(DataError, match="cannot be read"):
+        score_predictions(tmp_path, truth, early=broken)
 
 
 @pytest.mark.usefixtures("_ray")
