@@ -60,3 +60,7 @@ class RunError(RaymrcnnError):
     """A run that was set up correctly failed on its way."""
 
     exit_code = 1
+
+
+class FetchError(RunError):
+    """A file could not be brought from the web, or is another than was published."""

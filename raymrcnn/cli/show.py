@@ -31,7 +31,8 @@ def print_table(rows: Sequence[Sequence[str]], title: str = "") -> None:
     table = Table()
     for k, name in enumerate(header):
         numeric = all(_is_number(row[k]) for row in body) and bool(body)
-        table.add_column(name, justify="right" if numeric else "left")
+        # What a row is called is never cut: it may be needed again.
+        table.add_column(name, justify="right" if numeric else "left", no_wrap=k == 0)
     for row in body:
         table.add_row(*(Text(cell) for cell in row))  # names are no markup
     Console().print(table)

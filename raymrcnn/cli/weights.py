@@ -8,16 +8,19 @@ from typing import Annotated
 import typer
 
 from raymrcnn.cli.options import Json
-from raymrcnn.cli.show import print_json, print_table
+from raymrcnn.cli.show import ProgressLine, print_json, print_table
 
 Source = Annotated[
     str,
     typer.Argument(
-        metavar="SOURCE", help="A weight file, a run folder, or a torchvision weight name."
+        metavar="SOURCE", help="A weight file, a run folder, or the name of published weights."
     ),
 ]
 
-app = typer.Typer(no_args_is_help=True, help="Look into weight files, and convert them.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Fetch published weights, look into weight files, and convert them.",
+)
 
 
 @app.command()
@@ -94,3 +97,72 @@ def convert(
     for one in done.differences:
         how = f"set by {one.set_by}" if one.set_by else "cannot be set"
         typer.echo(f"  {one.name}: {one.weights} here, {one.program} there; {how}")
+
+
+@app.command("list")
+def list_published(as_json: Json = False) -> None:
+    """Name the published weights that `fetch` knows, and say which are here.
+
+    FPN: a Mask R-CNN trained on COCO. ImageNet: a backbone to start training from.
+
+    Example: raymrcnn weights list
+    """
+    from dataclasses import asdict
+
+    from raymrcnn.weights.catalogue import place_of, published
+
+    entries = [(entry, place_of(entry)) for entry in published()]
+    if as_json:
+        print_json([
+            {**asdict(entry), "path": str(path) if path.is_file() else None}
+            for entry, path in entries
+        ])  # fmt: skip
+        return
+    rows = [["name", "what", "check", "here"]]
+    rows += [[e.name, e.what, e.check, "yes" if path.is_file() else ""] for e, path in entries]
+    print_table(rows)
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="One of `raymrcnn weights list`.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for the file. \\[default: RAYMRCNN_WEIGHTS, or ~/.cache/raymrcnn/weights, "
+            "where --weights NAME finds it]",
+            show_default=False,
+        ),
+    ] = None,
+    mirror: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Address that stands for the publisher's host. \\[default: RAYMRCNN_MIRROR]",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Bring published weights here, whole and checked; a cut download goes on.
+
+    Example: raymrcnn weights fetch e2e_mask_rcnn_R_101_FPN_1x
+    """
+    from raymrcnn.weights.catalogue import fetch_weights
+
+    line = ProgressLine(quiet=as_json)
+
+    def show(here: int, total: int | None) -> None:
+        of = f"/{total / 1e6:.1f}" if total else ""
+        line.show(f"{name}: {here / 1e6:.1f}{of} MB", last=here == total)
+
+    try:
+        entry, path, fetched = fetch_weights(name, out, mirror, show)
+    finally:
+        line.close()
+    if as_json:
+        print_json({"name": entry.name, "path": str(path), "fetched": fetched})
+        return
+    typer.echo(f"{path}: {'fetched' if fetched else 'is here already'}, check: {entry.check}")
+    typer.echo(f"use it: --weights {entry.name if out is None else path}")

@@ -18,6 +18,7 @@ from raymrcnn.config import ModelConfig
 from raymrcnn.errors import DataError, WeightError
 from raymrcnn.structures import Category, ModelInfo
 from raymrcnn.weights.architecture import infer_architecture
+from raymrcnn.weights.catalogue import place_of, published_named
 from raymrcnn.weights.files import read_content, read_state, sha256_of
 from raymrcnn.weights.programs import Sheet, recognise
 from raymrcnn.weights.records import BackboneInfo, config_of, info_from_json, read_record
@@ -59,9 +60,10 @@ def load_source(source: str) -> WeightSource:
     """Read weights of raymrcnn, torchvision, maskrcnn-benchmark, Detectron or detectron2.
 
     Args:
-        source: a torchvision weight name (`MaskRCNN_ResNet50_FPN_Weights.COCO_V1`), a `.pth`,
-            `.pt`, `.pkl` or `.safetensors` file, a checkpoint folder, or a run folder (its newest
-            checkpoint).
+        source: a torchvision weight name (`MaskRCNN_ResNet50_FPN_Weights.COCO_V1`), which is
+            fetched where it is not here; the name of another published file that was fetched; a
+            `.pth`, `.pt`, `.pkl` or `.safetensors` file, a checkpoint folder, or a run folder (its
+            newest checkpoint).
 
     Raises:
         WeightError: nothing there, or not weights.
@@ -73,10 +75,18 @@ def load_source(source: str) -> WeightSource:
         return _from_file(path, str(path))
     if re.fullmatch(r"\w+_Weights\.\w+", source):
         return _from_torchvision(source)
+    entry = published_named(source)
+    if entry is not None:
+        path = place_of(entry)
+        if not path.is_file():
+            raise WeightError(
+                "not fetched yet", where=source, todo=f"`raymrcnn weights fetch {entry.name}`"
+            )
+        return _from_file(path, str(path))
     raise WeightError(
         "no such file or folder",
         where=source,
-        todo="give a file, a run folder, or a name like MaskRCNN_ResNet50_FPN_Weights.COCO_V1",
+        todo="give a file, a run folder, or a name of `raymrcnn weights list`",
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import socket
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -11,7 +10,8 @@ import torch
 import torchvision
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
-from raymrcnn.errors import WeightError
+from raymrcnn.download import Checks, download
+from raymrcnn.errors import FetchError, WeightError
 from raymrcnn.structures import Category
 
 USEFUL = (
@@ -20,8 +20,6 @@ USEFUL = (
     "ResNet50_Weights.IMAGENET1K_V1",
     "ResNet101_Weights.IMAGENET1K_V1",
 )
-
-TIMEOUT_S = 20.0  # without a byte
 
 # Frozen batch norms of torchvision had no eps before its 0.8.2 (pull request 2933); files that were
 # trained before are run with 0. By the first digits of the file's SHA-256, which torchvision puts
@@ -47,25 +45,14 @@ def fetch(name: str) -> Path:
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
     if not path.is_file():
         try:
-            _download(url, path)
-        except (OSError, RuntimeError) as error:
-            reason = " ".join(str(getattr(error, "reason", error)).split())
+            download(url, path, Checks(sha256=hash_prefix_of(path)))
+        except FetchError as error:
             raise WeightError(
-                f"could not be fetched ({reason})",
+                error.what,
                 where=name,
                 todo=f"download {url} elsewhere and give that file, or put it at {path}",
             ) from None
     return path
-
-
-def _download(url: str, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT_S)  # torch hub sets none, and would wait for ever
-    try:
-        torch.hub.download_url_to_file(url, str(path), hash_prefix_of(path), progress=False)
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def hash_prefix_of(path: Path) -> str:

@@ -12,10 +12,10 @@ from torchvision.models import resnet18
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
 from raymrcnn.config import ModelConfig
-from raymrcnn.errors import ConfigError, WeightError
+from raymrcnn.errors import ConfigError, FetchError, WeightError
 from raymrcnn.model.maskrcnn import MaskRCNN, build_mask_rcnn
 from raymrcnn.recipes import tiny
-from raymrcnn.weights import backbone_init, load_into
+from raymrcnn.weights import backbone_init, load_into, torchvision_names
 from raymrcnn.weights.names import CLASS_DEPENDENT, canonical_state
 
 State = dict[str, Tensor]
@@ -144,10 +144,10 @@ def test_imagenet_weights_come_from_the_cache(
     model: MaskRCNN, small: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unreachable(*_: object, **__: object) -> None:
-        raise OSError("no network")
+        raise FetchError("no network")
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
+    monkeypatch.setattr(torchvision_names, "download", unreachable)
     with pytest.raises(WeightError, match="give --weights FILE, or --set model.init=scratch"):
         backbone_init(model, small)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import urllib.error
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,12 +14,18 @@ from torchvision.models import resnet18
 from torchvision.models.detection import maskrcnn_resnet50_fpn, maskrcnn_resnet50_fpn_v2
 
 from raymrcnn.config import ModelConfig
-from raymrcnn.errors import WeightError
+from raymrcnn.errors import FetchError, WeightError
 from raymrcnn.model.maskrcnn import MaskRCNN, build_mask_rcnn
 from raymrcnn.recipes import tiny
 from raymrcnn.structures import Category, ModelInfo
 from raymrcnn.train.checkpoint import save_checkpoint
-from raymrcnn.weights import infer_architecture, load_into, load_model_source, load_source
+from raymrcnn.weights import (
+    infer_architecture,
+    load_into,
+    load_model_source,
+    load_source,
+    torchvision_names,
+)
 from raymrcnn.weights.torchvision_names import NORM_EPS, coco_categories, fetch
 
 State = dict[str, Tensor]
@@ -206,10 +211,10 @@ def test_without_network_a_name_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unreachable(*_: object, **__: object) -> None:
-        raise urllib.error.URLError("Name or service not known")
+        raise FetchError("could not be fetched (Name or service not known)")
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
+    monkeypatch.setattr(torchvision_names, "download", unreachable)
     with pytest.raises(WeightError, match="could not be fetched .Name or service") as caught:
         load_source("MaskRCNN_ResNet50_FPN_Weights.COCO_V1")
     assert "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth" in str(caught.value)
