@@ -6,9 +6,11 @@ import contextlib
 import logging
 import os
 import re
+import signal
 import socket
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -71,15 +73,25 @@ def ray_session(cluster: str | None, accelerator: Accelerator, workers: int) -> 
     quiet_loggers()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of Ray, about its own next version
-        if address:
-            _join(address)
-        else:
-            _start(accelerator, workers)
+        with _kept_sigterm():
+            if address:
+                _join(address)
+            else:
+                _start(accelerator, workers)
     try:
         _require_fit(accelerator, workers)
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _kept_sigterm() -> Iterator[None]:
+    """Put the caller's handler of SIGTERM back over Ray's, which prints a stack and ends at once."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(before) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def worker_resources(accelerator: Accelerator) -> dict[str, float]:
