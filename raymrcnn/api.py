@@ -31,6 +31,7 @@ from raymrcnn.scoring import Predicted, compare_predicted, ground_truth, score_p
 from raymrcnn.structures import Detections, ImageRef
 from raymrcnn.train.job import PreparedJob, Resume, TrainJob, write_run_json
 from raymrcnn.train.job import prepare as prepare_train
+from raymrcnn.weights.source import absolute_source
 
 Path_ = Union[str, "os.PathLike[str]"]
 
@@ -63,6 +64,7 @@ def train(
     workers: int = 0,
     device: str = "auto",
     weights: str | None = None,
+    allow_partial: bool = False,
     resume: Resume = "auto",
     cluster: str | None = None,
     accelerator: str | None = None,
@@ -80,6 +82,7 @@ def train(
         workers: processes, one a card; 0: every card, and 1 on a CPU.
         device: auto, cpu, cuda or mlu.
         weights: initial weights: a file, a run folder or a torchvision weight name.
+        allow_partial: whether weights may lack tensors, which start anew, and have others.
         resume: auto; never: refuse a folder with a run; must: refuse one without.
         cluster: HOST:PORT of a Ray cluster, or auto; None: this machine.
         accelerator: only cards of this model, as MLU370-X8; None: any.
@@ -99,7 +102,8 @@ def train(
             accelerator=cards.accelerator.name,
             card_model=cards.model,
             workers=cards.workers,
-            weights=_absolute(weights),
+            weights=absolute_source(weights),
+            allow_partial=allow_partial,
         )
         require_known_batch(cards, -(-job.recipe.optim.batch_size // cards.workers), force=force)
         return _train(
@@ -161,6 +165,7 @@ def infer(
     max_detections: int = 100,
     max_failures: int = -1,
     limit: int = 0,
+    allow_partial: bool = False,
     cluster: str | None = None,
     accelerator: str | None = None,
     force: bool = False,
@@ -188,6 +193,7 @@ def infer(
         max_detections: kept of an image.
         max_failures: images that may fail before the job stops; -1: any number.
         limit: only the first so many images; 0: all.
+        allow_partial: whether the weights may have tensors without a place in the network.
         cluster: HOST:PORT of a Ray cluster, or auto; None: this machine.
         accelerator: only cards of this model, as MLU370-S4; None: any.
         force: try a batch that the cards are known not to take.
@@ -204,7 +210,7 @@ def infer(
         require_known_batch(cards, batch_size, force=force)
         prepared = prepare_infer(
             InferJob(
-                weights=_absolute(weights) or weights,
+                weights=absolute_source(weights) or weights,
                 out=storage.place(out),
                 data_root=None if data is None else storage.place(data),
                 split=split,
@@ -223,6 +229,7 @@ def infer(
                 max_detections=max_detections,
                 max_failures=max_failures,
                 limit=limit,
+                allow_partial=allow_partial,
             )
         )
         before = prepared.predictions
@@ -390,8 +397,3 @@ def _predicted(predictions: Path_) -> tuple[Predicted, dict[str, Any]]:
 
 def _train_result(job: TrainJob, step: int, status: str, before: int) -> TrainResult:
     return TrainResult(run_dir=job.run_dir, step=step, status=status, resumed_from=before)
-
-
-def _absolute(weights: str | None) -> str | None:
-    """Workers run in folders of their own: a path must not depend on the current one."""
-    return os.path.abspath(weights) if weights and os.path.exists(weights) else weights

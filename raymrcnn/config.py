@@ -18,6 +18,8 @@ from raymrcnn.config_fields import build, leaves, literal
 from raymrcnn.errors import ConfigError
 
 NUM_LEVELS = 5  # FPN levels P2 to P6
+MAX_CHANNELS = 1 << 14
+MAX_CONVS = 16
 
 
 def _require(condition: bool, field_name: str, what: str) -> None:
@@ -96,8 +98,20 @@ class ModelConfig:
             "mask_head_channels",
         ):
             _require(getattr(self, name) > 0, f"model.{name}", "must be positive")
+        self._require_bounds()
         _require(self.box_head_convs >= 0, "model.box_head_convs", "must not be negative")
         _require(all(s > 0 for s in self.anchor_sizes), "model.anchor_sizes", "must be positive")
+
+    def _require_bounds(self) -> None:
+        # A weight file may say anything of its network, which is built to see what fits.
+        for name, most in (
+            ("fpn_channels", MAX_CHANNELS),
+            ("box_head_channels", MAX_CHANNELS),
+            ("mask_head_channels", MAX_CHANNELS),
+            ("rpn_convs", MAX_CONVS),
+            ("box_head_convs", MAX_CONVS),
+        ):
+            _require(getattr(self, name) <= most, f"model.{name}", f"must be at most {most}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,16 @@ import typer
 
 from raymrcnn import rundir
 from raymrcnn.cli.jobs import OnCluster
-from raymrcnn.cli.options import CardModel, Cluster, Detach, Device, Force, Json, Workers
+from raymrcnn.cli.options import (
+    AllowPartial,
+    CardModel,
+    Cluster,
+    Detach,
+    Device,
+    Force,
+    Json,
+    Workers,
+)
 from raymrcnn.cli.show import ProgressLine, duration, print_json, print_scores
 
 OLD_NAMES = {
@@ -44,6 +53,7 @@ def infer(
             metavar="SOURCE", help="A run folder, a weight file, or a torchvision weight name."
         ),
     ] = "MaskRCNN_ResNet50_FPN_Weights.COCO_V1",
+    allow_partial: AllowPartial = False,
     data: Annotated[
         str | None,
         typer.Option(
@@ -147,12 +157,12 @@ def infer(
     if coco_json is not None:  # better now than after the last image
         rundir.prepare_output(coco_json.expanduser().absolute().parent)
     result = run(
-        progress, weights=weights, data=data, split=split, images=tuple(images or ()), out=out,
-        score=_scores(mode, data), batch_size=batch_size or 0, dtype=dtype, compile=compile_model,
-        tta_flip=_flips(tta), tta_scales=_scales(tta_scales), score_threshold=score_threshold,
-        max_detections=max_detections, max_failures=max_failures, limit=limit, workers=workers,
-        decode_workers=decode_workers, device=device, cluster=cluster,
-        accelerator=accelerator, force=force,
+        progress, weights=weights, allow_partial=allow_partial, data=data, split=split,
+        images=tuple(images or ()), out=out, score=_scores(mode, data), batch_size=batch_size or 0,
+        dtype=dtype, compile=compile_model, tta_flip=_flips(tta), tta_scales=_scales(tta_scales),
+        score_threshold=score_threshold, max_detections=max_detections, max_failures=max_failures,
+        limit=limit, workers=workers, decode_workers=decode_workers, device=device,
+        cluster=cluster, accelerator=accelerator, force=force,
     )  # fmt: skip
     if coco_json is not None:
         from raymrcnn.infer.export import write_coco_json
@@ -245,6 +255,10 @@ def report(result: Any, coco_json: Path | None, as_json: bool, drawn: Any = None
         typer.echo(f"{result.folder} is complete: nothing to do")
     elif isinstance(scores, Scores):
         print_scores(scores)
+    left = manifest.get("options", {}).get("weights_left", [])
+    if left:
+        more = ", ..." if len(left) > 3 else ""
+        typer.echo(f"left in the weights: {len(left)} tensors ({', '.join(left[:3])}{more})")
     note = f", {failures} failed (failures.parquet says why)" if failures else ""
     typer.echo(f"{manifest['num_images']} images{note}: {result.folder}")
     if not result.already_done and manifest.get("stages"):

@@ -35,3 +35,11 @@ CardModel = Annotated[
 ]
 Force = Annotated[bool, typer.Option(help="Try a batch that the cards are known not to take.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
+AllowPartial = Annotated[
+    bool,
+    typer.Option(
+        "--allow-partial",
+        help="Take weights that have tensors beside those of the network; in training also such "
+        "as lack some, which start anew.",
+    ),
+]

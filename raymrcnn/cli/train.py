@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from raymrcnn.cli.options import CardModel, Cluster, Detach, Device, Force, Json, Workers
+from raymrcnn.cli.options import (
+    AllowPartial,
+    CardModel,
+    Cluster,
+    Detach,
+    Device,
+    Force,
+    Json,
+    Workers,
+)
 from raymrcnn.cli.show import ProgressLine, duration, print_json, stop_on_signals
 
 if TYPE_CHECKING:
@@ -50,6 +59,7 @@ def train(
             "torchvision weight name. A head of another size starts anew.",
         ),
     ] = None,
+    allow_partial: AllowPartial = False,
     resume: Annotated[
         str,
         typer.Option(
@@ -75,7 +85,8 @@ def train(
         result = run(
             progress, stop.event, data=data, recipe=recipe, assignments=assignments or [],
             out=out or default_out(recipe, data), workers=workers, device=device, weights=weights,
-            resume=resume, cluster=cluster, accelerator=accelerator, force=force,
+            allow_partial=allow_partial, resume=resume, cluster=cluster,
+            accelerator=accelerator, force=force,
         )  # fmt: skip
     if as_json:
         print_json({"run": str(result.run_dir), "step": result.step, "status": result.status,

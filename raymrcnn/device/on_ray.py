@@ -87,7 +87,7 @@ def ray_session(cluster: str | None, accelerator: Accelerator, workers: int) -> 
 
 @contextlib.contextmanager
 def _kept_sigterm() -> Iterator[None]:
-    """Put the caller's handler of SIGTERM back over Ray's, which prints a stack and ends at once."""
+    """Put the caller's handler of SIGTERM back over Ray's, which dumps a stack and ends."""
     before = signal.getsignal(signal.SIGTERM)
     yield
     if callable(before) and threading.current_thread() is threading.main_thread():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,6 +21,7 @@ from raymrcnn.model.maskrcnn import MaskRCNN, build_mask_rcnn
 from raymrcnn.model.predictor import Predictor, View, views_of
 from raymrcnn.structures import Category
 from raymrcnn.weights.load import load_into
+from raymrcnn.weights.names import canonical_state
 from raymrcnn.weights.source import ModelSource, load_model_source
 
 
@@ -47,6 +48,7 @@ class InferJob:
     max_detections: int = 100
     max_failures: int = -1  # images; -1: any number
     limit: int = 0  # images; 0: all
+    allow_partial: bool = False  # the weights may have tensors that the network has no place for
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,6 +60,7 @@ class PreparedInfer:
     index: CocoIndex | None = None
     store: ImageStore | None = None  # of the images of `index`
     source: ModelSource | None = None  # None: the caller brings a labeler of its own
+    left: tuple[str, ...] = ()  # tensors of the weights that the network has no place for
 
 
 def prepare(job: InferJob) -> PreparedInfer:
@@ -69,8 +72,7 @@ def prepare(job: InferJob) -> PreparedInfer:
     _require_options(job)
     dtype = parse_dtype(job.dtype, ROWS[job.accelerator])
     index, store, tables = _images(job)
-    source = load_model_source(job.weights)
-    _built(source)  # tells now what does not fit
+    source, left = _whole(load_model_source(job.weights), allow_left=job.allow_partial)
     if index is not None and job.score:
         _require_categories(job, source.categories, index)
     named = [c for c in source.categories if c is not None]
@@ -94,13 +96,16 @@ def prepare(job: InferJob) -> PreparedInfer:
                 "max_detections": job.max_detections,
                 "batch_size": job.batch_size,
                 "device": job.accelerator,
+                **({"weights_left": list(left)} if left else {}),
                 **_tta(job),
             },
             "data": None if index is None else {"root": str(job.data_root), "split": job.split},
             "categories": [[c.id, c.name] for c in named],
         },
     )
-    return PreparedInfer(job=job, predictions=predictions, index=index, store=store, source=source)
+    return PreparedInfer(
+        job=job, predictions=predictions, index=index, store=store, source=source, left=left
+    )
 
 
 def load_predictor(
@@ -189,15 +194,34 @@ def _images(
     return index, store, images_of_split(index, folder, job.split, job.limit)
 
 
-def _built(source: ModelSource) -> MaskRCNN:
-    model = build_mask_rcnn(
-        source.config, len(source.categories), source.short_side, source.long_side
-    )
+def _whole(source: ModelSource, *, allow_left: bool) -> tuple[ModelSource, tuple[str, ...]]:
+    """The tensors that a network takes, and the names of others; takes no memory.
+
+    Raises:
+        WeightError: the network lacks some, or has some otherwise, or there are others and they
+            may not be.
+    """
+    with torch.device("meta"):  # names and shapes decide, and files may claim any
+        model = _network(source)
     try:
-        load_into(model, source.state, allow_new_heads=False)
+        report = load_into(model, source.state, allow_new_heads=False, allow_left=allow_left)
     except WeightError as error:
         raise WeightError(error.what, where=source.description, todo=error.todo) from None
+    own = model.state_dict().keys()
+    used = {n: t for n, t in canonical_state(source.state).items() if n in own}
+    return replace(source, state=used), report.left
+
+
+def _built(source: ModelSource) -> MaskRCNN:
+    source, _ = _whole(source, allow_left=False)
+    model = _network(source)
+    load_into(model, source.state, allow_new_heads=False)
     return model.eval()
+
+
+def _network(source: ModelSource) -> MaskRCNN:
+    sides = source.short_side, source.long_side
+    return build_mask_rcnn(source.config, len(source.categories), *sides)
 
 
 def _require_categories(

@@ -18,10 +18,11 @@ from raymrcnn.data.dataset import TrainDataset
 from raymrcnn.data.store import open_dataset
 from raymrcnn.device.accelerator import ROWS, parse_dtype
 from raymrcnn.errors import ConfigError, DataError, OutputError, WeightError
+from raymrcnn.model.conventions import CONVENTIONS
 from raymrcnn.model.maskrcnn import MaskRCNN, build_mask_rcnn, trainable_summary
 from raymrcnn.structures import ModelInfo
 from raymrcnn.train.checkpoint import committed_steps, load_newest
-from raymrcnn.weights.load import backbone_init, load_into
+from raymrcnn.weights.load import LoadReport, backbone_init, load_into
 from raymrcnn.weights.source import load_source
 
 Resume = Literal["auto", "never", "must"]
@@ -57,6 +58,7 @@ class TrainJob:
     card_model: str | None = None  # only cards of this model; None: any
     workers: int = 1
     weights: str | None = None  # initial weights; None: the recipe's `model.init`
+    allow_partial: bool = False  # initial weights may lack tensors, and have others beside
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,6 +70,7 @@ class PreparedJob:
     info: ModelInfo
     start: int  # updates done before, by the newest checkpoint
     summary: dict[str, Any]  # what of the network learns: see trainable_summary
+    initial: LoadReport | None = None  # of the initial weights, at the first start
 
 
 def prepare(job: TrainJob, resume: Resume = "auto") -> PreparedJob:
@@ -100,8 +103,7 @@ def prepare(job: TrainJob, resume: Resume = "auto") -> PreparedJob:
         steps = [] if newest is None else [step for step in steps if step <= newest.step]
     with torch.device("meta"):  # only to see what learns, and whether the weights fit
         model = fresh_model(recipe, len(index.categories))
-        if not steps:
-            initialise(model, job)
+        initial = None if steps else initialise(model, job)
     rundir.prepare_output(job.run_dir)
     info = ModelInfo(
         model=recipe.to_json()["model"],
@@ -115,14 +117,15 @@ def prepare(job: TrainJob, resume: Resume = "auto") -> PreparedJob:
         info=info,
         start=steps[-1] if steps else 0,
         summary=trainable_summary(model),
+        initial=initial,
     )
     if prepared.start < recipe.optim.max_iter:
         write_run_json(prepared, "running")
     return prepared
 
 
-def initialise(model: MaskRCNN, job: TrainJob) -> str:
-    """Give a fresh network its initial weights; returns a line about them, or "".
+def initialise(model: MaskRCNN, job: TrainJob) -> LoadReport | None:
+    """Give a fresh network its initial weights; returns what `job.weights` gave it.
 
     Raises:
         ConfigError, WeightError: they cannot be read, or do not fit.
@@ -131,7 +134,7 @@ def initialise(model: MaskRCNN, job: TrainJob) -> str:
     if job.weights is None:
         if recipe.model.init == "imagenet":
             backbone_init(model, recipe.model)
-        return ""
+        return None
     source = load_source(job.weights)
     sheet = recipe.model.conventions
     if sheet not in source.conventions:
@@ -141,11 +144,20 @@ def initialise(model: MaskRCNN, job: TrainJob) -> str:
             where="model.conventions",
             todo=f"--set model.conventions={source.conventions[0]}",
         )
+    made_with = source.norm_eps
+    if made_with is None:
+        made_with = CONVENTIONS[source.conventions[0]].frozen_norm_eps
     try:
-        report = load_into(model, source.state, allow_new_heads=True, norm_eps=source.norm_eps)
+        return load_into(
+            model,
+            source.state,
+            allow_new_heads=True,
+            allow_left=job.allow_partial,
+            allow_new=job.allow_partial,
+            norm_eps=made_with,
+        )
     except WeightError as error:
         raise WeightError(error.what, where=source.description, todo=error.todo) from None
-    return f"weights from {source.description}: {report.summary()}"
 
 
 def fresh_model(recipe: Recipe, num_classes: int) -> MaskRCNN:
@@ -172,6 +184,13 @@ def write_run_json(prepared: PreparedJob, status: str) -> None:
             "categories": [[c.id, c.name] for c in index.categories],
         },
         "weights": job.weights,
+        "weights_loaded": before.get("weights_loaded")
+        if prepared.initial is None
+        else {
+            "tensors": prepared.initial.num_loaded,
+            "new": list(prepared.initial.new),
+            "left": list(prepared.initial.left),
+        },
         "model": prepared.summary,
         "started": before.get("started", now),
         "updated": now,

@@ -59,9 +59,9 @@ def train_worker(
     saved = load_newest(job.run_dir, lambda text: tell({"note": text}))
     model = fresh_model(recipe, len(prepared.dataset.index.categories))
     if saved is None:
-        note = initialise(model, job)
-        if note:
-            tell({"note": note})
+        report = initialise(model, job)
+        if report is not None:
+            tell({"note": f"weights from {job.weights}: {report.summary()}"})
     model.train().to(device)
     if recipe.optim.compile:
         # The backbone alone: the heads' shapes change with every step.

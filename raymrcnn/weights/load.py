@@ -7,7 +7,7 @@ caller allows it, and the report names them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -42,9 +42,13 @@ class LoadReport:
 
     num_loaded: int  # tensors
     new: tuple[str, ...]  # tensors of the model that kept their fresh values
+    left: tuple[str, ...] = ()  # tensors of the file that were not used
 
     def summary(self) -> str:
         """One line for people."""
+        if self.left:
+            rest = replace(self, left=()).summary()
+            return f"{rest}; left in the file: {len(self.left)} ({_first(self.left)})"
         if not self.new:
             return f"all {self.num_loaded} tensors loaded"
         layers = dict.fromkeys(name.rpartition(".")[0] for name in self.new)
@@ -58,6 +62,8 @@ def load_into(
     state: Mapping[str, Tensor],
     *,
     allow_new_heads: bool,
+    allow_left: bool = False,
+    allow_new: bool = False,
     norm_eps: float | None = None,
 ) -> LoadReport:
     """Copy a state dict into a network that has fresh weights.
@@ -68,6 +74,9 @@ def load_into(
         allow_new_heads: whether tensors whose shape depends on the number of classes may keep their
             fresh values where the file has another number, and everything above the body where the
             file is a ResNet.
+        allow_left: whether tensors that the model has no place for may stay in the file.
+        allow_new: whether any tensor of the model may keep its fresh values. With both, tensors of
+            another shape stay in the file.
         norm_eps: eps that the frozen batch norms of `state` were made with, if the model's is
             another: the loaded weights are scaled so that they compute the same.
 
@@ -83,11 +92,18 @@ def load_into(
         state = classifier_to_body(state)
         if allow_new_heads:
             replaceable = {name for name in own if not name.startswith(BODY)}
+    if allow_new:
+        replaceable = set(own)
     fitting = {n: t for n, t in state.items() if n in own and t.shape == own[n].shape}
     new = [n for n in own if n not in fitting and n in replaceable]
     missing = [n for n in own if n not in state and n not in replaceable]
     unknown = [n for n in state if n not in own]
     misshaped = [n for n in state if n in own and n not in fitting and n not in replaceable]
+    left = [n for n in state if n not in fitting and (allow_left or n in own)]
+    if allow_left:
+        unknown = []
+    if allow_left and allow_new and not fitting:
+        missing, unknown = list(own), list(state)
     if missing or unknown or misshaped:
         raise _misfit(missing, unknown, misshaped, state, own)
     with torch.no_grad():
@@ -95,7 +111,7 @@ def load_into(
             own[name].copy_(tensor)
     if norm_eps is not None:
         _adapt_norms(model, norm_eps)
-    return LoadReport(num_loaded=len(fitting), new=tuple(new))
+    return LoadReport(num_loaded=len(fitting), new=tuple(new), left=tuple(left))
 
 
 def backbone_init(model: nn.Module, config: ModelConfig) -> LoadReport:

@@ -233,3 +233,9 @@ def _from_checkpoint(folder: Path) -> WeightSource:
         norm_eps=config_of(info, str(folder)).frozen_norm_eps,
         conventions=(config_of(info, str(folder)).conventions,),
     )
+
+
+def absolute_source(source: str | None) -> str | None:
+    """A source that does not depend on the current folder: workers run in folders of their own."""
+    path = Path(source).expanduser() if source else None
+    return str(path.absolute()) if path is not None and path.exists() else source

@@ -133,6 +133,25 @@ def test_a_bare_state_dict_with_other_tensors_is_one_line(made_up: Path, tmp_pat
     assert "\n" not in text
 
 
+def test_tensors_beside_the_networks_own_are_left_where_that_is_allowed(
+    made_up: Path, tmp_path: Path
+) -> None:
+    state = dict(small_model().state_dict())
+    torch.save({**state, "roi_heads.extra": torch.zeros(3)}, tmp_path / "more.pth")
+    with pytest.raises(WeightError, match=r"1 unknown \(roi_heads.extra\)"):
+        job(made_up, tmp_path / "more.pth", tmp_path / "out", score=False)
+    prepared = job(made_up, tmp_path / "more.pth", tmp_path / "out", score=False,
+                   allow_partial=True)  # fmt: skip
+    assert prepared.left == ("roi_heads.extra",)
+    assert prepared.predictions.manifest["options"]["weights_left"] == ["roi_heads.extra"]
+    assert prepared.source is not None
+    assert prepared.source.state.keys() == state.keys()
+    del state["rpn.head.conv.0.0.bias"]
+    torch.save(state, tmp_path / "less.pth")
+    with pytest.raises(WeightError, match="1 missing"):  # of what nobody has trained
+        job(made_up, tmp_path / "less.pth", tmp_path / "o", score=False, allow_partial=True)
+
+
 def test_a_bare_state_dict_numbers_its_classes(made_up: Path, tmp_path: Path) -> None:
     torch.save(small_model().state_dict(), tmp_path / "bare.pth")
     with pytest.raises(DataError, match="call category 2 'class 2', the data set 'circle'"):

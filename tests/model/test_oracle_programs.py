@@ -14,11 +14,12 @@ import torch
 from oracle import PROGRAMS, Program
 from torch import Tensor, nn
 
-from raymrcnn.config import ModelConfig
 from raymrcnn.data.images import decode_image
-from raymrcnn.model.maskrcnn import build_mask_rcnn
+from raymrcnn.device.accelerator import CPU
+from raymrcnn.infer.job import load_predictor
 from raymrcnn.model.predictor import Predictor
 from raymrcnn.structures import Detections, ImageRef
+from raymrcnn.weights.source import load_model_source
 
 FIRST = "00_shapes_640x480"  # of which the programs' intermediate tensors are kept
 
@@ -47,12 +48,16 @@ def loaded(
         pytest.skip("the outputs of the other programs (../shared/oracle) are not here")
     program: Program = request.param
     path = oracle.make_weights(folder, program, tmp_path_factory.mktemp("weights"))
-    state = torch.load(path, weights_only=True)["model"]
+    source = load_model_source(str(path))
+    theirs = oracle_names.ours(program.name, torch.load(path, weights_only=True)["model"])
+    assert source.config.conventions == program.conventions
+    assert source.state.keys() == theirs.keys()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in source.state.items())
+    predictor = load_predictor(str(path), CPU, torch.device("cpu"))  # as `infer --weights` does
     path.unlink()
-    model = build_mask_rcnn(ModelConfig(conventions=program.conventions), 80, 800, 1333)
-    model.load_state_dict(oracle_names.ours(program.name, state))
-    categories = tuple(range(1, 81))
-    return Loaded(program, folder, Predictor(model, categories, torch.device("cpu")), categories)
+    categories = tuple(c.id for c in source.categories if c is not None)
+    assert len(categories) == 80
+    return Loaded(program, folder, predictor, categories)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from raymrcnn.cli.main import app
 from raymrcnn.errors import WeightError
 from raymrcnn.weights import load_source
 from raymrcnn.weights.pickles import read_pickle
@@ -140,6 +142,36 @@ def test_a_malformed_or_hostile_pickle_is_one_line(content: bytes, tmp_path: Pat
     assert line.startswith(f"{path}: ")
     assert "\n" not in line
     assert len(line) < 500
+
+
+COMMANDS = {
+    "infer": ["infer", "--mode", "predict", "--device", "cpu", "--weights"],
+    "train": ["train", "--recipe", "r50_fpn_1x", "--device", "cpu", "--weights"],
+    "inspect": ["weights", "inspect"],
+    "convert": ["weights", "convert", "--to", "safetensors", "--out", "new.safetensors"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "content",
+    [called("os", "system", TOUCH), array(shape=(2**39, 2**39)), b"\x80\x02N", b"",
+     b"PK\x03\x04 cut"],
+    ids=["a gadget", "a huge shape", "no end", "empty", "a cut archive"],
+)  # fmt: skip
+def test_a_command_ends_with_one_line_and_nothing_runs_or_is_written(
+    command: str, content: bytes, made_up: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("w.pkl").write_bytes(content)
+    words = [*COMMANDS[command], "w.pkl"]
+    if command in ("infer", "train"):
+        words += ["--data", str(made_up), "--out", "out"]
+    done = CliRunner().invoke(app, words)
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1), done.output
+    assert done.stderr.startswith("error: ")
+    assert "w.pkl" in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["w.pkl"]
 
 
 def test_functions_of_the_reader_are_not_changed_by_a_refused_file() -> None:

@@ -165,3 +165,27 @@ def test_torchvisions_imagenet_weights_are_not_taken_for_other_conventions(
     with pytest.raises(ConfigError, match="no ImageNet weights are known for resnet18") as caught:
         backbone_init(build_mask_rcnn(config, 3, 64, 64), config)
     assert "R-101.pkl" in caught.value.todo
+
+
+def test_a_part_is_loaded_where_that_is_allowed_and_the_rest_is_named(
+    model: MaskRCNN, state: State
+) -> None:
+    fresh = {k: v.clone() for k, v in model.state_dict().items()}
+    odd = dict(state)
+    del odd["rpn.head.conv.0.0.bias"]
+    odd["roi_heads.box_head.fc6.weight"] = torch.zeros(2, 2)
+    odd["optimizer.momentum"] = torch.zeros(3)
+    with pytest.raises(WeightError, match="1 missing"):
+        load_into(model, odd, allow_new_heads=True)
+    with pytest.raises(WeightError, match="1 missing"):
+        load_into(model, odd, allow_new_heads=True, allow_left=True)
+    report = load_into(model, odd, allow_new_heads=True, allow_left=True, allow_new=True)
+    assert set(report.new) == {"rpn.head.conv.0.0.bias", "roi_heads.box_head.fc6.weight"}
+    assert set(report.left) == {"roi_heads.box_head.fc6.weight", "optimizer.momentum"}
+    assert report.num_loaded == len(state) - 2
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, fresh[name] if name in report.new else state[name])
+    assert "optimizer.momentum" in report.summary()
+    with pytest.raises(WeightError, match="missing"):
+        load_into(model, {"x": torch.zeros(1)}, allow_new_heads=True, allow_left=True,
+                  allow_new=True)  # fmt: skip
