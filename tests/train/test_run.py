@@ -189,3 +189,21 @@ def test_a_folder_that_cannot_be_written_is_refused(made_up: Path, tmp_path: Pat
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot write"):
         prepared(made_up, tmp_path / "file" / "run")
+
+
+def test_a_part_of_a_file_starts_a_run_where_that_is_allowed_and_is_recorded(
+    made_up: Path, whole: Path, tmp_path: Path
+) -> None:
+    state = parameters(whole)
+    del state["rpn.head.conv.0.0.bias"]
+    torch.save({**state, "roi_heads.extra": torch.zeros(1)}, tmp_path / "part.pth")
+    source = str(tmp_path / "part.pth")
+    with pytest.raises(WeightError, match="1 missing .* 1 unknown"):
+        prepared(made_up, tmp_path / "run", weights=source)
+    job = prepared(made_up, tmp_path / "run", weights=source, allow_partial=True)
+    done, told = run_here(job, stop_after=1)
+    assert done == 1
+    assert any("roi_heads.extra" in str(item.get("note")) for item in told)
+    loaded = json.loads((tmp_path / "run" / "run.json").read_text())["weights_loaded"]
+    assert loaded["new"] == ["rpn.head.conv.0.0.bias"]
+    assert loaded["left"] == ["roi_heads.extra"]
