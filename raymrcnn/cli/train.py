@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -15,7 +16,6 @@ from raymrcnn.cli.options import (
     Device,
     Force,
     Json,
-    Workers,
 )
 from raymrcnn.cli.show import ProgressLine, duration, print_json, stop_on_signals
 
@@ -43,7 +43,14 @@ def train(
             help="Change a field of the recipe, again for each: --set optim.max_iter=5000",
         ),
     ] = None,
-    workers: Workers = 0,
+    workers: Annotated[
+        str,
+        typer.Option(
+            metavar="N|MIN:MAX",
+            help="Processes, one a card; 0: every card, and 1 on a CPU. 4:8: begin with what is "
+            "there, go on with fewer where some are lost, and with more where some come.",
+        ),
+    ] = "0",
     device: Device = "auto",
     out: Annotated[
         Path | None,
@@ -71,6 +78,20 @@ def train(
     detach: Detach = False,
     accelerator: CardModel = None,
     force: Force = False,
+    max_failures: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Deaths of workers that the run goes on after, from its newest checkpoint."
+        ),
+    ] = 3,
+    hang_timeout: Annotated[
+        float,
+        typer.Option(
+            min=1,
+            metavar="SECONDS",
+            help="Without a step for so long, what hangs is ended, as a failure.",
+        ),
+    ] = 300,
     as_json: Json = False,
 ) -> None:
     """Train on every card; the same command run again goes on.
@@ -84,9 +105,10 @@ def train(
     with stop_on_signals(progress) as stop:
         result = run(
             progress, stop.event, data=data, recipe=recipe, assignments=assignments or [],
-            out=out or default_out(recipe, data), workers=workers, device=device, weights=weights,
-            allow_partial=allow_partial, resume=resume, cluster=cluster,
-            accelerator=accelerator, force=force,
+            out=out or default_out(recipe, data), workers=_range(workers), device=device,
+            weights=weights, allow_partial=allow_partial, resume=resume, cluster=cluster,
+            accelerator=accelerator, force=force, max_failures=max_failures,
+            hang_timeout_s=hang_timeout,
         )  # fmt: skip
     if as_json:
         print_json({"run": str(result.run_dir), "step": result.step, "status": result.status,
@@ -97,6 +119,14 @@ def train(
         typer.echo(f"saved step {result.step} in {result.run_dir}; the same command goes on")
     if result.status != "complete":
         raise typer.Exit(INTERRUPTED)
+
+
+def _range(text: str) -> int | tuple[int, int]:
+    """What --workers says: a number, or the fewest and the most."""
+    found = re.fullmatch(r"(\d{1,6})(?::(\d{1,6}))?", text)
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is neither 8 nor 4:8", param_hint="'--workers'")
+    return int(found[1]) if found[2] is None else (int(found[1]), int(found[2]))
 
 
 def default_out(recipe: str, data: str) -> Path:

@@ -26,6 +26,7 @@ from raymrcnn.weights.load import LoadReport, backbone_init, load_into
 from raymrcnn.weights.source import load_source
 
 Resume = Literal["auto", "never", "must"]
+HANG_TIMEOUT_S = 300.0
 
 # Fields that may change between the two halves of a run: they decide how long it goes on and how
 # it is run, not what a step computes.
@@ -56,9 +57,18 @@ class TrainJob:
     run_dir: Path
     accelerator: str = "cpu"
     card_model: str | None = None  # only cards of this model; None: any
-    workers: int = 1
+    workers: int = 1  # the most, where it may be fewer
+    min_workers: int | None = None  # the fewest that a run goes on with; None: all of them
     weights: str | None = None  # initial weights; None: the recipe's `model.init`
     allow_partial: bool = False  # initial weights may lack tensors, and have others beside
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failures:
+    """What a run lives through."""
+
+    most: int = 3  # deaths of workers after which it goes on from its newest checkpoint
+    hang_timeout_s: float = HANG_TIMEOUT_S  # without a step; then what hangs is ended
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

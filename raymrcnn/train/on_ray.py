@@ -6,12 +6,16 @@ folder: Ray's snapshot of a run lives in a folder of its own a start, and is nev
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
+import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -32,42 +36,15 @@ from raymrcnn.device.on_ray import (
     worker_resources,
 )
 from raymrcnn.errors import RaymrcnnError, RunError
-from raymrcnn.train.job import PreparedJob
+from raymrcnn.train.board import BEAT_S, Beat, Board
+from raymrcnn.train.job import Failures, PreparedJob
 from raymrcnn.train.worker import Channel, train_worker
 
 POLL_S = 0.2
+WATCH_S = 2.0  # between looks for what hangs
+GROW_LOOK_S = 10.0  # between looks for room
+NEVER_S = 1e9
 RAY_FOLDER = ".ray"
-
-
-class Board:
-    """What workers tell and the driver reads; and the wish to stop, the other way."""
-
-    # ruff: noqa: D102 (each method is its name)
-
-    def __init__(self) -> None:
-        self._news: list[dict[str, Any]] = []
-        self._fatal: RaymrcnnError | None = None
-        self._stop = False
-        self._done: int | None = None
-
-    def tell(self, item: dict[str, Any]) -> None:
-        self._news.append(item)
-
-    def fail(self, error: RaymrcnnError) -> None:
-        self._fatal = self._fatal or error
-
-    def finish(self, done: int) -> None:
-        self._done = done
-
-    def stop(self) -> None:
-        self._stop = True
-
-    def stop_asked(self) -> bool:
-        return self._stop
-
-    def read(self) -> tuple[list[dict[str, Any]], RaymrcnnError | None, int | None]:
-        news, self._news = self._news, []
-        return news, self._fatal, self._done
 
 
 def run_training(
@@ -76,84 +53,153 @@ def run_training(
     cluster: str | None,
     on_news: Callable[[dict[str, Any]], None],
     stop: threading.Event,
-    max_failures: int = 3,
+    failures: Failures = Failures(),  # noqa: B008 (frozen)
 ) -> int:
     """Train on Ray and return the steps done: fewer than the recipe's after `stop` was set.
+
+    A run that may have fewer workers goes on with those that are left when some are lost, from the
+    newest checkpoint; when cards come it saves, and goes on with more.
 
     Args:
         prepared: the run.
         cluster: see `ray_session`.
         on_news: called in this thread with each metrics record, and with {"note": text}.
         stop: set by the caller to have the run saved and ended.
-        max_failures: worker deaths after which the run goes on from its newest checkpoint.
+        failures: what it lives through.
 
     Raises:
         RaymrcnnError: of a worker, as it was raised there, or a RunError for its death.
     """
-    job = prepared.job
+    job, tried = prepared.job, 0
+    fewest = job.min_workers or job.workers
     accelerator = ROWS[job.accelerator]
-    with ray_session(cluster, accelerator, job.workers):
+    # Ray is started here for the most, and joined wherever the fewest fit.
+    with ray_session(cluster, accelerator, fewest if ray.is_initialized() else job.workers):
+        while True:
+            start = _Start(prepared, failures, tried)
+            try:
+                done = start.follow(on_news, stop)
+            except ray.exceptions.RayError as error:
+                raise RunError(
+                    f"the cluster is lost ({(str(error).strip().splitlines() or [''])[0][:160]})",
+                    todo="run the same command again, on one that lives, to go on",
+                ) from error
+            finally:
+                shutil.rmtree(job.run_dir / RAY_FOLDER, ignore_errors=True)
+            if stop.is_set() or done >= job.recipe.optim.max_iter:
+                return done
+            tried = start.grown_to
+
+
+class _Start:
+    """One group of workers after another, until the run is done, stopped, or could have more.
+
+    Args:
+        prepared: the run.
+        failures: what it lives through.
+        tried: workers that there was room for at the last start; for as many it is not tried again.
+    """
+
+    def __init__(self, prepared: PreparedJob, failures: Failures, tried: int) -> None:
+        self._job, self._failures = prepared.job, failures
+        self.grown_to, self._next_look = tried, 0.0
+        accelerator = ROWS[self._job.accelerator]
+        self._resources = worker_resources(accelerator)
         # Beside the driver: on another host it would be lost with that host, and the run with it.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        board = ray.remote(num_cpus=0)(Board).options(scheduling_strategy=here).remote()
-        storage = job.run_dir / RAY_FOLDER
-        trainer = TorchTrainer(
+        actor = ray.remote(num_cpus=0)(Board).options(scheduling_strategy=here)
+        self._board: Any = actor.remote()
+        fewest, most = self._job.min_workers, self._job.workers
+        self._trainer = TorchTrainer(
             _worker,
-            train_loop_config={"prepared": ray.put(prepared), "board": board},
+            train_loop_config={"prepared": ray.put(prepared), "board": self._board},
             torch_config=torch_config(accelerator),
             scaling_config=ScalingConfig(  # type: ignore[call-arg]  # typed as Train V1's
-                num_workers=job.workers,
-                resources_per_worker=worker_resources(accelerator),
-                label_selector=label_selector(accelerator, job.card_model),
+                num_workers=most if fewest is None else (fewest, most),  # type: ignore[arg-type]
+                # Ray would end a healthy group without a word; here it saves first.
+                elastic_resize_monitor_interval_s=NEVER_S,
+                resources_per_worker=self._resources,
+                label_selector=label_selector(accelerator, self._job.card_model),
             ),
             run_config=RunConfig(
                 name=f"start-{uuid.uuid4().hex[:12]}",
-                storage_path=str(storage),
-                failure_config=FailureConfig(max_failures=max_failures),
+                storage_path=str(self._job.run_dir / RAY_FOLDER),
+                failure_config=FailureConfig(max_failures=failures.most),
             ),
         )
-        try:
-            return _follow(trainer, board, on_news, stop)
-        finally:
-            shutil.rmtree(storage, ignore_errors=True)
+
+    def follow(self, on_news: Callable[[dict[str, Any]], None], stop: threading.Event) -> int:
+        """Run, and return the steps done."""
+        errors: list[BaseException] = []
+
+        def fit() -> None:
+            try:
+                self._trainer.fit()
+            except BaseException as error:
+                errors.append(error)
+
+        # In a thread: Ray then leaves Ctrl-C to the caller, who saves before ending.
+        thread = threading.Thread(target=fit, name="raymrcnn-fit", daemon=True)
+        thread.start()
+        asked, looked = False, time.monotonic()
+        while True:
+            alive = thread.is_alive()
+            news, fatal, done = ray.get(self._board.read.remote())
+            for item in news:
+                on_news(item)
+            if fatal is not None:
+                raise fatal  # Ray would try again what cannot succeed
+            if not alive:
+                break
+            if not asked and (stop.is_set() or self._could_grow(on_news)):
+                asked = True
+                ray.get(self._board.stop.remote())
+            if time.monotonic() - looked > WATCH_S:
+                looked = time.monotonic()
+                self._end_what_hangs(on_news)
+            time.sleep(POLL_S)
+        if errors:
+            raise _explained(errors[0]) from errors[0]
+        assert done is not None, "a run that ended well says how far it got"
+        return int(done)
+
+    def _end_what_hangs(self, on_news: Callable[[dict[str, Any]], None]) -> None:
+        limit = self._failures.hang_timeout_s
+        for beat in ray.get(self._board.hung.remote(limit)):
+            who = f"worker {beat.rank} on {beat.host}"
+            on_news({"note": f"{who} hangs at step {beat.step}, {limit:g} s long: it is ended"})
+            there = NodeAffinitySchedulingStrategy(beat.node, soft=False)
+            _end.options(scheduling_strategy=there).remote(beat.pid)
+
+    def _could_grow(self, on_news: Callable[[dict[str, Any]], None]) -> bool:
+        """Whether there is room for more workers than are at work, and was not at the start."""
+        if self._job.min_workers is None or time.monotonic() < self._next_look:
+            return False
+        self._next_look = time.monotonic() + GROW_LOOK_S
+        working: int = ray.get(self._board.workers.remote())
+        room = min(_room(self._resources), self._job.workers)
+        if not 0 < working < room or room <= self.grown_to:
+            return False
+        self.grown_to = room
+        on_news({"note": f"room for {room} workers, not {working} alone: saved, to go on with all"})
+        return True
 
 
-def _follow(
-    trainer: TorchTrainer,
-    board: Any,
-    on_news: Callable[[dict[str, Any]], None],
-    stop: threading.Event,
-) -> int:
-    failures: list[BaseException] = []
+def _room(resources: dict[str, float]) -> int:
+    """How many workers the cluster could hold."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return sum(
+        min(int(node["Resources"].get(name, 0.0) // each) for name, each in resources.items())
+        for node in nodes
+        if node["Alive"]
+    )
 
-    def fit() -> None:
-        try:
-            trainer.fit()
-        except BaseException as error:
-            failures.append(error)
 
-    # In a thread: Ray then leaves Ctrl-C to the caller, who saves before ending.
-    thread = threading.Thread(target=fit, name="raymrcnn-fit", daemon=True)
-    thread.start()
-    asked = False
-    done: int | None = None
-    while True:
-        alive = thread.is_alive()
-        news, fatal, done = ray.get(board.read.remote())
-        for item in news:
-            on_news(item)
-        if fatal is not None:
-            raise fatal  # Ray would try again what cannot succeed
-        if not alive:
-            break
-        if stop.is_set() and not asked:
-            asked = True
-            ray.get(board.stop.remote())
-        time.sleep(POLL_S)
-    if failures:
-        raise _explained(failures[0]) from failures[0]
-    assert done is not None, "a run that ended well says how far it got"
-    return done
+@ray.remote(num_cpus=0, max_retries=0)
+def _end(pid: int) -> None:
+    """End a process of this node; Ray Train notices, and starts its group again."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -163,25 +209,62 @@ def _worker(config: dict[str, Any]) -> None:
     if isinstance(prepared, ray.ObjectRef):
         prepared = ray.get(prepared)
     context = get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    if rank == 0:
+        fatal = ray.get(board.begin.remote(world_size))
+        if fatal is not None:
+            raise fatal
+        if prepared.job.min_workers is not None:
+            unit = "worker" if world_size == 1 else "workers"
+            board.tell.remote({"note": f"at work: {world_size} {unit}"})
     accelerator = ROWS[prepared.job.accelerator]
     device = worker_device(accelerator, context.get_local_world_size())
     stop = _polled(board)
     try:
-        with card_errors(accelerator):
+        with card_errors(accelerator), _beating(board, rank) as at:
             done = train_worker(
                 prepared,
                 device,
-                Channel(tell=board.tell.remote, stop_asked=lambda: next(stop)),
-                rank=context.get_world_rank(),
-                world_size=context.get_world_size(),
+                Channel(tell=board.tell.remote, stop_asked=lambda: next(stop), at=at),
+                rank=rank,
+                world_size=world_size,
             )
     except CardError:
         raise  # Ray starts the workers again, as long as `max_failures` allows
     except RaymrcnnError as error:
         ray.get(board.fail.remote(error))
         raise
-    if context.get_world_rank() == 0:
+    if rank == 0:
         ray.get(board.finish.remote(done))
+
+
+@contextlib.contextmanager
+def _beating(board: Any, rank: int) -> Iterator[Callable[[int | None], None]]:
+    """Tell the board each second how far this worker is; yields what takes the steps done."""
+    beat = Beat(
+        rank=rank,
+        host=socket.gethostname(),
+        node=ray.get_runtime_context().get_node_id(),
+        pid=os.getpid(),
+        step=None,
+    )
+    over = threading.Event()
+
+    def at(step: int | None) -> None:
+        nonlocal beat
+        beat = replace(beat, step=step)
+
+    def beats() -> None:
+        while not over.wait(BEAT_S):
+            board.beat.remote(beat)
+
+    thread = threading.Thread(target=beats, name="raymrcnn-beat", daemon=True)
+    thread.start()
+    try:
+        yield at
+    finally:
+        over.set()
+        thread.join()
 
 
 def _polled(board: Any) -> Iterator[bool]:

@@ -38,6 +38,8 @@ class Channel:
 
     tell: Callable[[dict[str, Any]], None]  # a metrics record, or {"note": text}
     stop_asked: Callable[[], bool]
+    # Called with the steps done, after each; with None where another work begins.
+    at: Callable[[int | None], None] = lambda step: None
 
 
 def train_worker(
@@ -116,6 +118,7 @@ def _drive(
     try:
         for step in steps:
             done = step.index
+            channel.at(done)
             clock.tick(step.data_wait_s)
             stopping = agreed.any(channel.stop_asked() if rank == 0 else False)
             last = done == recipe.optim.max_iter or stopping
@@ -130,16 +133,20 @@ def _drive(
                 require_finite(shown, losses)
                 if writer is not None:
                     record = _record(step, losses, clock, prepared.dataset.epoch_size, recipe)
-                    record |= {"checkpoint_wait_s": saver.lap(), **state.counts()}
+                    record |= {"workers": world_size, "checkpoint_wait_s": saver.lap()}
+                    record |= state.counts()
                     record |= {"left_out": skipped} if skipped else {}
                     writer.write(record)
                     channel.tell(record)
                 skipped = []
             if rank == 0 and (done % recipe.checkpoint.every == 0 or last):
+                channel.at(None)  # it may wait for a slow disk
                 saver.save(done, state.usable_weights(), state.state_dict())
+                channel.at(done)
             saver.look()
             if last:
                 break
+        channel.at(None)
         saver.close()
     except BaseException:
         with contextlib.suppress(OutputError):  # what went wrong first matters

@@ -27,7 +27,7 @@ from raymrcnn.infer.labeler import BlockSummary, Decoder, Labeler
 from raymrcnn.infer.sink import read_results
 from raymrcnn.recipes import RECIPES, tiny
 from raymrcnn.train import on_ray as train_on_ray
-from raymrcnn.train.job import PreparedJob
+from raymrcnn.train.job import Failures, PreparedJob
 from raymrcnn.train.worker import Channel, train_worker
 
 # recipes
@@ -310,7 +310,9 @@ def stop_after(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         cluster: str | None,
         on_news: Callable[[dict[str, Any]], None],
         stop: threading.Event,
+        failures: Failures,
     ) -> int:
+        assert failures == Failures()
         looks = iter(range(1, 10**9))
 
         def asked() -> bool:
@@ -331,6 +333,13 @@ def train(made_up: Path, tmp_path: Path, stop_after: list[int]) -> list[object]:
     changes = [word for change in SMALL for word in ("--set", change)]
     where = ["--data", made_up, "--out", tmp_path / "run"]
     return ["train", "--recipe", "tiny", "--device", "cpu", *where, *changes]
+
+
+@pytest.mark.parametrize("workers", ["x", "2:1", "0:3", "1:2:3", "-1", "2:"])
+def test_a_number_of_workers_that_is_none_is_one_line(train: list[object], workers: str) -> None:
+    result = raymrcnn(*train, "--workers", workers)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "--workers" in result.stderr
 
 
 def test_train_says_how_it_went_and_a_second_time_does_nothing(

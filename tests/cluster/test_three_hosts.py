@@ -137,7 +137,7 @@ def test_a_job_outlives_a_cut_cable_and_a_dead_host(
     subprocess.run([*COMMAND, *train_words(made_up, calm)], check=True, capture_output=True)
     theirs = [json.loads(line) for line in (calm / "metrics.jsonl").open()]
     for ours, other in zip(seen, theirs, strict=True):
-        assert ours["loss"] == pytest.approx(other["loss"], rel=1e-3)
+        assert ours["loss"] == pytest.approx(other["loss"], rel=1e-2)
 
     left = next(h for h in cluster.hosts[1:] if h is not victim)
     out = tmp_path / "predictions"

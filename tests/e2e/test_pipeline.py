@@ -88,17 +88,20 @@ def test_train_infer_score_report_hold_together(made_up: Path, whole: Path, labe
 
 
 @pytest.mark.slow
-def test_an_interrupt_saves_and_the_same_command_ends_with_the_same_bits(
+def test_signals_save_and_the_same_command_ends_with_the_same_bits(
     made_up: Path, whole: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    driver = start(*train_words(made_up, run))
     metrics = run / "metrics.jsonl"
-    wait_until(lambda: metrics.exists() and metrics.stat().st_size > 0, driver, 120)
-    driver.send_signal(signal.SIGINT)
-    output, _ = driver.communicate(timeout=60)
-    assert driver.returncode == 130, output
-    assert "goes on" in output
+    for number in (signal.SIGINT, signal.SIGTERM):
+        seen = metrics.stat().st_size if metrics.exists() else 0
+        driver = start(*train_words(made_up, run))
+        wait_until(lambda: metrics.exists() and metrics.stat().st_size > seen, driver, 120)  # noqa: B023
+        driver.send_signal(number)
+        output, _ = driver.communicate(timeout=60)
+        assert driver.returncode == 130, output
+        assert "goes on" in output
+        assert "SIGTERM received" not in output
     done = call(*train_words(made_up, run))
     assert 0 < done["resumed_from"] < 40
     ours, theirs = parameters(run), parameters(whole)

@@ -5,45 +5,32 @@ Paths may be relative; they are taken from the current folder. Nothing here prin
 
 from __future__ import annotations
 
-import contextlib
 import os
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Union
 
 from raymrcnn import rundir, storage
-from raymrcnn.config import Recipe
+from raymrcnn.api.training import TrainResult, train
 from raymrcnn.data.images import decode_image
 from raymrcnn.device.accelerator import CPU, first_device, pick
 from raymrcnn.device.choice.on_ray import chosen_cards, require_known_batch
-from raymrcnn.errors import DataError, OutputError
+from raymrcnn.errors import DataError
 from raymrcnn.infer.job import InferJob, load_predictor
 from raymrcnn.infer.job import prepare as prepare_infer
 from raymrcnn.infer.labeler import BlockSummary
 from raymrcnn.infer.sink import image_ids, read_manifest
-from raymrcnn.recipes import recipe_named
 from raymrcnn.report.drawn import Drawn
 from raymrcnn.report.drawn import draw as draw_images
 from raymrcnn.score.coco import Scores
 from raymrcnn.scoring import Predicted, compare_predicted, ground_truth, score_predicted
 from raymrcnn.structures import Detections, ImageRef
-from raymrcnn.train.job import PreparedJob, Resume, TrainJob, write_run_json
-from raymrcnn.train.job import prepare as prepare_train
 from raymrcnn.weights.source import absolute_source
 
+__all__ = ["InferResult", "TrainResult", "compare", "draw", "infer", "predict", "score", "train"]
+
 Path_ = Union[str, "os.PathLike[str]"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainResult:
-    """How a training run stands."""
-
-    run_dir: Path
-    step: int  # updates done
-    status: str  # "complete" or "interrupted"
-    resumed_from: int  # updates done before this start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,95 +41,6 @@ class InferResult:
     manifest: dict[str, Any]
     scores: Scores | dict[str, Any] | None
     already_done: bool  # nothing was left to do
-
-
-def train(
-    data: Path_,
-    recipe: str | Recipe = "r50_fpn_1x",
-    *,
-    out: Path_,
-    workers: int = 0,
-    device: str = "auto",
-    weights: str | None = None,
-    allow_partial: bool = False,
-    resume: Resume = "auto",
-    cluster: str | None = None,
-    accelerator: str | None = None,
-    force: bool = False,
-    on_start: Callable[[TrainJob, int], None] | None = None,
-    on_news: Callable[[dict[str, Any]], None] | None = None,
-    stop: threading.Event | None = None,
-) -> TrainResult:
-    """Train on a COCO data set; the same call again goes on where the last one ended.
-
-    Args:
-        data: root of the data set.
-        recipe: its name, or a recipe of your own.
-        out: the run folder.
-        workers: processes, one a card; 0: every card, and 1 on a CPU.
-        device: auto, cpu, cuda or mlu.
-        weights: initial weights: a file, a run folder or a torchvision weight name.
-        allow_partial: whether weights may lack tensors, which start anew, and have others.
-        resume: auto; never: refuse a folder with a run; must: refuse one without.
-        cluster: HOST:PORT of a Ray cluster, or auto; None: this machine.
-        accelerator: only cards of this model, as MLU370-X8; None: any.
-        force: try a batch that the cards are known not to take.
-        on_start: called with the job and the updates done before, once all input was checked.
-        on_news: called with each metrics record, and with {"note": text}.
-        stop: set it to have the run saved and ended.
-
-    Raises:
-        RaymrcnnError: see its kinds.
-    """
-    with chosen_cards(device, workers, accelerator, cluster) as cards:
-        job = TrainJob(
-            recipe=recipe_named(recipe) if isinstance(recipe, str) else recipe,
-            data_root=storage.place(data),
-            run_dir=rundir.local_path(out, "--out"),
-            accelerator=cards.accelerator.name,
-            card_model=cards.model,
-            workers=cards.workers,
-            weights=absolute_source(weights),
-            allow_partial=allow_partial,
-        )
-        require_known_batch(cards, -(-job.recipe.optim.batch_size // cards.workers), force=force)
-        return _train(
-            job,
-            prepare_train(job, resume),
-            cluster=cluster,
-            on_start=on_start,
-            on_news=on_news or (lambda item: None),
-            stop=stop or threading.Event(),
-        )
-
-
-def _train(
-    job: TrainJob,
-    prepared: PreparedJob,
-    *,
-    cluster: str | None,
-    on_start: Callable[[TrainJob, int], None] | None,
-    on_news: Callable[[dict[str, Any]], None],
-    stop: threading.Event,
-) -> TrainResult:
-    from raymrcnn.train.on_ray import run_training
-
-    last = job.recipe.optim.max_iter
-    if on_start is not None:
-        on_start(job, prepared.start)
-    if prepared.start >= last:
-        return _train_result(job, prepared.start, "complete", prepared.start)
-    with rundir.exclusive(job.run_dir):
-        try:
-            step = run_training(prepared, cluster=cluster, on_news=on_news, stop=stop)
-        except BaseException as error:
-            with contextlib.suppress(OutputError):  # what went wrong first matters
-                kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-                write_run_json(prepared, kind)
-            raise
-    status = "complete" if step >= last else "interrupted"
-    write_run_json(prepared, status)
-    return _train_result(job, step, status, prepared.start)
 
 
 def infer(
@@ -393,7 +291,3 @@ def _predicted(predictions: Path_) -> tuple[Predicted, dict[str, Any]]:
     # Images that failed count as images without detections; those never asked for do not count.
     limited = bool(about["fingerprint"].get("limit"))
     return Predicted(path=source, only=image_ids(source) if limited else None), about
-
-
-def _train_result(job: TrainJob, step: int, status: str, before: int) -> TrainResult:
-    return TrainResult(run_dir=job.run_dir, step=step, status=status, resumed_from=before)

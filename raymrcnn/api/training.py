@@ -1,0 +1,154 @@
+"""`train`: one call, one run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Union
+
+from raymrcnn import rundir, storage
+from raymrcnn.config import Recipe
+from raymrcnn.device.accelerator import CPU, num_cards
+from raymrcnn.device.choice.on_ray import Cards, chosen_cards, require_known_batch
+from raymrcnn.errors import ConfigError, OutputError
+from raymrcnn.recipes import recipe_named
+from raymrcnn.train.job import (
+    HANG_TIMEOUT_S,
+    Failures,
+    PreparedJob,
+    Resume,
+    TrainJob,
+    write_run_json,
+)
+from raymrcnn.train.job import prepare as prepare_train
+from raymrcnn.weights.source import absolute_source
+
+Path_ = Union[str, "os.PathLike[str]"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """How a training run stands."""
+
+    run_dir: Path
+    step: int  # updates done
+    status: str  # "complete" or "interrupted"
+    resumed_from: int  # updates done before this start
+
+
+def train(
+    data: Path_,
+    recipe: str | Recipe = "r50_fpn_1x",
+    *,
+    out: Path_,
+    workers: int | tuple[int, int] = 0,
+    device: str = "auto",
+    weights: str | None = None,
+    allow_partial: bool = False,
+    resume: Resume = "auto",
+    cluster: str | None = None,
+    accelerator: str | None = None,
+    force: bool = False,
+    max_failures: int = 3,
+    hang_timeout_s: float = HANG_TIMEOUT_S,
+    on_start: Callable[[TrainJob, int], None] | None = None,
+    on_news: Callable[[dict[str, Any]], None] | None = None,
+    stop: threading.Event | None = None,
+) -> TrainResult:
+    """Train on a COCO data set; the same call again goes on where the last one ended.
+
+    Args:
+        data: root of the data set.
+        recipe: its name, or a recipe of your own.
+        out: the run folder.
+        workers: processes, one a card; 0: every card, and 1 on a CPU; or the fewest and the most:
+            the run begins with those that there are, goes on with fewer where some are lost, and
+            with more where some come.
+        device: auto, cpu, cuda or mlu.
+        weights: initial weights: a file, a run folder or a torchvision weight name.
+        allow_partial: whether weights may lack tensors, which start anew, and have others.
+        resume: auto; never: refuse a folder with a run; must: refuse one without.
+        cluster: HOST:PORT of a Ray cluster, or auto; None: this machine.
+        accelerator: only cards of this model, as MLU370-X8; None: any.
+        force: try a batch that the cards are known not to take.
+        max_failures: workers' deaths after which the run goes on from its newest checkpoint.
+        hang_timeout_s: seconds without a step after which what hangs is ended, as a failure.
+        on_start: called with the job and the updates done before, once all input was checked.
+        on_news: called with each metrics record, and with {"note": text}.
+        stop: set it to have the run saved and ended.
+
+    Raises:
+        RaymrcnnError: see its kinds.
+    """
+    fewest, most = workers if isinstance(workers, tuple) else (workers, None)
+    if most is not None and not 0 < fewest <= most:
+        raise ConfigError(f"{fewest}:{most} is no range", where="--workers", todo="write it as 4:8")
+    with chosen_cards(device, fewest, accelerator, cluster) as cards:
+        job = TrainJob(
+            recipe=recipe_named(recipe) if isinstance(recipe, str) else recipe,
+            data_root=storage.place(data),
+            run_dir=rundir.local_path(out, "--out"),
+            accelerator=cards.accelerator.name,
+            card_model=cards.model,
+            workers=cards.workers if most is None else _most(cards, most, cluster),
+            min_workers=None if most is None else fewest,
+            weights=absolute_source(weights),
+            allow_partial=allow_partial,
+        )
+        require_known_batch(cards, -(-job.recipe.optim.batch_size // cards.workers), force=force)
+        return _train(
+            job,
+            prepare_train(job, resume),
+            cluster=cluster,
+            failures=Failures(most=max_failures, hang_timeout_s=hang_timeout_s),
+            on_start=on_start,
+            on_news=on_news or (lambda item: None),
+            stop=stop or threading.Event(),
+        )
+
+
+def _train(
+    job: TrainJob,
+    prepared: PreparedJob,
+    *,
+    cluster: str | None,
+    failures: Failures,
+    on_start: Callable[[TrainJob, int], None] | None,
+    on_news: Callable[[dict[str, Any]], None],
+    stop: threading.Event,
+) -> TrainResult:
+    from raymrcnn.train.on_ray import run_training
+
+    last = job.recipe.optim.max_iter
+    if on_start is not None:
+        on_start(job, prepared.start)
+    if prepared.start >= last:
+        return _train_result(job, prepared.start, "complete", prepared.start)
+    with rundir.exclusive(job.run_dir):
+        try:
+            step = run_training(
+                prepared, cluster=cluster, failures=failures, on_news=on_news, stop=stop
+            )
+        except BaseException as error:
+            with contextlib.suppress(OutputError):  # what went wrong first matters
+                kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+                write_run_json(prepared, kind)
+            raise
+    status = "complete" if step >= last else "interrupted"
+    write_run_json(prepared, status)
+    return _train_result(job, step, status, prepared.start)
+
+
+def _most(cards: Cards, asked: int, cluster: str | None) -> int:
+    """As many as asked for; on this machine alone, at most its cards: no others will come."""
+    if cards.accelerator is CPU or cluster is not None or os.environ.get("RAY_ADDRESS"):
+        return asked
+    return min(asked, num_cards(cards.accelerator))
+
+
+def _train_result(job: TrainJob, step: int, status: str, before: int) -> TrainResult:
+    return TrainResult(run_dir=job.run_dir, step=step, status=status, resumed_from=before)

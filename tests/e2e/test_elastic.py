@@ -1,0 +1,102 @@
+"""A run takes what there is: more workers when a machine comes, fewer when one is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from commands import SETS, start, wait_until, workers_of
+from small import prepared, run_here
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+STEPS = 60
+# Ray waits half a minute before it takes a machine for dead.
+SOON_DEAD = {
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "3",
+}
+
+
+def words(data: Path, run: Path, workers: str, steps: int = STEPS) -> list[object]:
+    # Small steps: with other numbers of workers sums round otherwise.
+    return ["train", "--data", data, "--recipe", "tiny", *SETS, "--set", f"optim.max_iter={steps}",
+            "--set", "optim.base_lr=1e-4", "--set", "checkpoint.every=10", "--set", "log_every=1",
+            "--device", "cpu", "--workers", workers, "--out", run]  # fmt: skip
+
+
+def records(run: Path) -> list[dict[str, float]]:
+    path = run / "metrics.jsonl"
+    return [json.loads(line) for line in path.open()] if path.exists() else []
+
+
+def at_work(run: Path) -> float:
+    found = records(run)
+    return found[-1]["workers"] if found else 0
+
+
+def test_a_machine_that_comes_and_one_that_goes(
+    made_up: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.cluster_utils import Cluster
+
+    for name, value in SOON_DEAD.items():
+        monkeypatch.setenv(name, value)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        cluster.add_node(num_cpus=1)
+        run = tmp_path / "run"
+        driver = start(*words(made_up, run, "1:3"), "--cluster", cluster.address)
+        wait_until(lambda: at_work(run) == 2, driver, 120)
+        third = cluster.add_node(num_cpus=1)
+        wait_until(lambda: at_work(run) == 3, driver, 120)
+        cluster.remove_node(third, allow_graceful=False)
+        wait_until(lambda: at_work(run) == 2, driver, 120)
+        output, _ = driver.communicate(timeout=200)
+        assert driver.returncode == 0, output
+        assert "room for 3 workers" in output
+    finally:
+        cluster.shutdown()
+    seen = records(run)
+    assert [r["step"] for r in seen] == list(range(1, STEPS + 1)), "each step once"
+    changes = [w for w in map(str, words(made_up, run, "1", 40)) if "=" in w]
+    _, calm = run_here(prepared(made_up, tmp_path / "calm", *changes))
+    for ours, theirs in zip(seen, [r for r in calm if "loss" in r], strict=False):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-2)
+
+
+def test_a_worker_that_hangs_is_ended_and_the_run_goes_on(made_up: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    driver = start(*words(made_up, run, "2", 40), "--hang-timeout", 10)
+    wait_until(lambda: len(records(run)) >= 12, driver, 120)
+    os.kill(workers_of(driver, "RayTrainWorker")[0], signal.SIGSTOP)
+    output, _ = driver.communicate(timeout=200)
+    assert driver.returncode == 0, output
+    assert "hangs at step" in output
+    assert [r["step"] for r in records(run)] == list(range(1, 41))
+
+
+def test_a_head_that_dies_is_one_line_and_another_goes_on(made_up: Path, tmp_path: Path) -> None:
+    from ray.cluster_utils import Cluster
+
+    run = tmp_path / "run"
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    try:
+        driver = start(*words(made_up, run, "2", 400), "--cluster", cluster.address)
+        wait_until(lambda: len(records(run)) > 12, driver, 120)
+        cluster.remove_node(cluster.head_node, allow_graceful=False)
+        output, _ = driver.communicate(timeout=200)
+    finally:
+        cluster.shutdown()
+    assert driver.returncode == 1, output
+    assert "Traceback" not in output
+    assert output.count("error: the cluster is lost") == 1
+    steps = int(records(run)[-1]["step"]) + 5
+    driver = start(*words(made_up, run, "2", steps))
+    output, _ = driver.communicate(timeout=200)
+    assert driver.returncode == 0, output
+    assert "going on from step" in output
+    assert [r["step"] for r in records(run)] == list(range(1, steps + 1))
