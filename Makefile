@@ -25,7 +25,8 @@ test: install
 	$(PYTEST) -m 'ray and not slow' -q
 
 test-slow: install
-	$(PYTEST) -m slow -q
+	$(PYTEST) -m 'slow and not ray' -n 2 -q
+	$(PYTEST) -m 'slow and ray' -q
 
 lint: install
 	$(BIN)/ruff check .

@@ -20,7 +20,7 @@ from commands import assert_same_rows, call, rows, start, wait_until, workers_of
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 NUM_IMAGES, NUM_KILLS, NODES = 25_600, 20, 3  # 100 blocks
-BLOCK_S = 1.5  # so that the kills come within the job
+BLOCK_S = 1.0  # so that the kills come within the job
 DRIVER = Path(__file__).parent / "kill_driver.py"
 
 
@@ -103,7 +103,7 @@ def test_twenty_kills_at_random_moments_lose_and_double_nothing(
         driver, hits = begin(nodes.address, killed, source), dict.fromkeys(victims, 0)
         for victim in victims:
             # From the import of the driver to the midst of its blocks.
-            time.sleep(draw.uniform(0.0, 8.0))
+            time.sleep(draw.uniform(0.0, 5.0))
             if driver.poll() is not None:  # done, or fallen with its raylet
                 driver = begin(nodes.address, killed, source)
                 continue

@@ -138,6 +138,7 @@ def test_a_card_that_dies_is_named(made_up: Path, cards: dict[str, str], tmp_pat
     dead.mkdir()
     env = {**cards, "TORCH_MLU_SIM_DEAD": str(dead)}
     words = train_words(made_up, tmp_path / "run", "--workers", 2, "--set", "optim.max_iter=200")
+    words += ["--max-failures", 1]
     driver = start(*words, env=env)
     wait_until(lambda: (tmp_path / "run/last").exists(), driver, 120)
     (dead / "1").touch()

@@ -110,11 +110,11 @@ def test_signals_save_and_the_same_command_ends_with_the_same_bits(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", ["worker", "driver"])
-def test_a_killed_run_goes_on_and_ends_with_the_same_bits(
+def test_a_killed_or_hanging_run_goes_on_and_ends_with_the_same_bits(
     made_up: Path, whole: Path, tmp_path: Path, victim: str
 ) -> None:
     run = tmp_path / "run"
-    driver = start(*train_words(made_up, run))
+    driver = start(*train_words(made_up, run), "--hang-timeout", 5)
     wait_until(lambda: (run / "last").exists(), driver, 120)
     if victim == "driver":
         os.kill(driver.pid, signal.SIGKILL)
@@ -123,9 +123,10 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits(
     else:
         workers = workers_of(driver, "RayTrainWorker")
         assert workers, "no worker process was found"
-        os.kill(workers[0], signal.SIGKILL)
+        os.kill(workers[0], signal.SIGSTOP)  # it is found, and killed
         output, _ = driver.communicate(timeout=200)
         assert driver.returncode == 0, output
+        assert "hangs at step" in output
     ours, theirs = parameters(run), parameters(whole)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").open()]
