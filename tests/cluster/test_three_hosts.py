@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -95,7 +96,8 @@ def test_strangers_are_refused_everywhere(cluster: Cluster, made_up: Path, tmp_p
 
 
 def test_ray_job_submit_with_the_token_runs_a_command(cluster: Cluster) -> None:
-    words = ["ray", "job", "submit", "--address", server(cluster), "--", "raymrcnn", "recipes"]
+    ray = Path(sys.executable).with_name("ray")
+    words = [ray, "job", "submit", "--address", server(cluster), "--", "raymrcnn", "recipes"]
     done = subprocess.run(words, env=outside(cluster, RAY_AUTH_MODE="token"),
                           capture_output=True, text=True, timeout=120)  # fmt: skip
     assert done.returncode == 0, done.stderr
