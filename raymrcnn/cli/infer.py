@@ -154,6 +154,7 @@ def infer(
     Example: raymrcnn infer --data coco --split val2017 --weights runs/r101 --out predictions
     """
     progress = ProgressLine(quiet=as_json)
+    _require_drawable(out, overlays, overlay_sample)
     if coco_json is not None:  # better now than after the last image
         rundir.prepare_output(coco_json.expanduser().absolute().parent)
     result = run(
@@ -184,6 +185,18 @@ def run(progress: ProgressLine, **options: Any) -> Any:
     result = api.infer(on_start=line.start, on_block=line.block, **options)
     progress.close()
     return result
+
+
+def _require_drawable(out: str, overlays: int | None, sample: int | None) -> None:
+    """Better now than after the last image."""
+    from raymrcnn.errors import ConfigError
+
+    if "://" in out and (overlays or sample is not None):
+        raise ConfigError(
+            "images are drawn into a local predictions folder, not behind a URI",
+            where="--overlays",
+            todo="drop it, or give a path as --out",
+        )
 
 
 def _draw(result: Any, count: int | None, seed: int | None, *, predict: bool) -> Any:

@@ -185,9 +185,12 @@ def _line(record: dict[str, Any], last: int, batch_size: int) -> str:
     losses = " ".join(
         f"{name} {record[f'loss_{part}']:.3f}" for name, part in zip(short, parts, strict=True)
     )
+    workers = int(record.get("workers", 1))
+    each = f" ({record['images_per_s'] / workers:.1f} a worker)" if workers > 1 else ""
     left_s = (last - record["step"]) * batch_size / max(record["images_per_s"], 1e-9)
     return (
         f"step {record['step']}/{last}  left {duration(left_s)}  {record['images_per_s']:.1f} "
-        f"images/s  loss {record['loss']:.3f} ({losses})  lr {record['lr']:.2e}  "
-        f"data wait {record['data_wait_s'] * 1000:.0f} ms"
+        f"images/s{each}  loss {record['loss']:.3f} ({losses})  lr {record['lr']:.2e}  "
+        f"data wait {record['data_wait_s'] * 1000:.0f} ms  "
+        f"memory {record['peak_memory_bytes'] / 2**30:.1f} GiB"
     )

@@ -1,9 +1,10 @@
-"""Autocast, gradient scaling, optimizers and seeds: the same calls for every device."""
+"""Autocast, gradient scaling, optimizers, seeds, memory: the same calls for every device."""
 
 from __future__ import annotations
 
 import contextlib
 import random
+import resource
 from collections.abc import Callable
 from typing import Any
 
@@ -93,3 +94,10 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes that this process has held at most: on the device, and for the CPU altogether."""
+    if device.type == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return int(torch.get_device_module(device).max_memory_allocated(device))

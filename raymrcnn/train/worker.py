@@ -19,7 +19,7 @@ from torch import nn
 from raymrcnn.config import Recipe
 from raymrcnn.data.loader import train_batches
 from raymrcnn.device.accelerator import parse_dtype, row_of
-from raymrcnn.device.numerics import seed_everything
+from raymrcnn.device.numerics import peak_memory, seed_everything
 from raymrcnn.device.on_ray import PROCESS_GROUP_TIMEOUT_S
 from raymrcnn.errors import OutputError
 from raymrcnn.model.maskrcnn import MaskRCNN
@@ -133,8 +133,8 @@ def _drive(
                 require_finite(shown, losses)
                 if writer is not None:
                     record = _record(step, losses, clock, prepared.dataset.epoch_size, recipe)
-                    record |= {"workers": world_size, "checkpoint_wait_s": saver.lap()}
-                    record |= state.counts()
+                    record |= {"checkpoint_wait_s": saver.lap(), **state.counts()}
+                    record |= {"workers": world_size, "peak_memory_bytes": peak_memory(device)}
                     record |= {"left_out": skipped} if skipped else {}
                     writer.write(record)
                     channel.tell(record)

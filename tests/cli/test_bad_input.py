@@ -167,6 +167,13 @@ def test_a_uri_is_refused_where_only_paths_are_taken(data: Path) -> None:
         assert "is a URI, and only paths are supported here" in refused(*command)
 
 
+def test_drawing_behind_a_uri_is_refused_before_anything_is_labelled(
+    data: Path, small_run: Path
+) -> None:
+    line = refused(*infer(data, small_run, "--overlays", "3", "--out", "s3://bucket/predictions"))
+    assert line.startswith("--overlays: images are drawn into a local predictions folder")
+
+
 # Images
 
 

@@ -351,8 +351,11 @@ def test_train_says_how_it_went_and_a_second_time_does_nothing(
     lines = result.stderr.splitlines()
     assert lines[0].startswith("starting: tiny to step 6 on 1 cpu worker, batch 4, in ")
     assert lines[-1].startswith("step 6/6  left 0 s  ")
-    for word in ("images/s", "loss", "obj", "rpn", "cls", "box", "mask", "lr", "data wait"):
+    for word in ("images/s", "loss", "obj", "rpn", "cls", "box", "mask", "lr", "data wait", "GiB"):
         assert word in lines[-1]
+    record = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])
+    assert record["workers"] == 1
+    assert 100 << 20 < record["peak_memory_bytes"] < 100 << 30
     again = raymrcnn(*train, "--json")
     assert again.stderr == ""
     assert json.loads(again.stdout) == {
