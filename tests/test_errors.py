@@ -9,7 +9,7 @@ import pytest
 
 from raymrcnn import errors
 from raymrcnn.data.images import ImageSizeError
-from raymrcnn.errors import DataError, RaymrcnnError, RunError
+from raymrcnn.errors import DataError, FetchError, RaymrcnnError, RunError
 from raymrcnn.train.loop import NonFiniteLossError
 
 KINDS = [
@@ -45,6 +45,6 @@ def test_every_kind_travels_between_processes(kind: type[RaymrcnnError]) -> None
 def test_what_the_user_can_mend_ends_with_2_and_a_failed_run_with_1() -> None:
     codes = {kind: kind.exit_code for kind in KINDS}
     failed = {kind for kind, code in codes.items() if code == 1}
-    assert failed == {RunError, NonFiniteLossError}
+    assert failed == {FetchError, RunError, NonFiniteLossError}
     assert set(codes.values()) == {1, 2}
     assert DataError.exit_code == 2

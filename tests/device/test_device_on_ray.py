@@ -75,7 +75,7 @@ def test_a_job_server_is_told_from_a_cluster() -> None:
     with pytest.raises(ClusterError, match="is a job server") as caught:  # noqa: SIM117
         with ray_session("http://head:8265", CPU, 1):
             pytest.fail("there is no such cluster")
-    assert "ray job submit --address http://head:8265" in str(caught.value)
+    assert "--cluster http://head:8265 sends the whole command there" in str(caught.value)
 
 
 def test_a_local_start_is_refused_where_cards_are_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
