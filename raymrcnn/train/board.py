@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from raymrcnn.errors import RaymrcnnError
@@ -101,4 +101,4 @@ class Board:
         self._heard = {}  # told once
         silent = [h.beat for h in heard if now - h.at > SILENT_S]
         least = min(h.beat.step or 0 for h in heard)
-        return silent or [replace(h.beat) for h in heard if h.beat.step == least]
+        return silent or [h.beat for h in heard if h.beat.step == least]
