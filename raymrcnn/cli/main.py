@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from raymrcnn import __version__
-from raymrcnn.cli import data, demo, infer, recipes, report, score, train, weights
+from raymrcnn.cli import data, demo, doctor, infer, recipes, report, score, train, weights
 from raymrcnn.cli.jobs import OnCluster
 from raymrcnn.errors import RaymrcnnError
 
@@ -75,6 +75,7 @@ app.command("infer", cls=infer.WithOldNames, help=_help(infer.infer))(infer.infe
 app.command("score", cls=OnCluster, help=_help(score.score))(score.score)
 app.command("report", help=_help(report.report))(report.report)
 app.command("recipes", help=_help(recipes.recipes))(recipes.recipes)
+app.command("doctor", help=_help(doctor.doctor))(doctor.doctor)
 app.add_typer(data.app, name="data")
 app.add_typer(weights.app, name="weights")
 
