@@ -8,11 +8,13 @@ import os
 import re
 import signal
 import socket
+import stat
 import sys
 import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -297,6 +299,15 @@ def _start(accelerator: Accelerator, workers: int) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
+    close_token()
+
+
+def close_token() -> None:
+    """Keep the token that Ray makes from others: who has it runs code as this user."""
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    with contextlib.suppress(OSError):  # not there, or not ours
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            path.chmod(0o600)
 
 
 @contextlib.contextmanager

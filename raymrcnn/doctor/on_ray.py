@@ -23,6 +23,7 @@ from raymrcnn.doctor.trial import trial_findings
 from raymrcnn.errors import RaymrcnnError
 
 MOST_SKEW_S = 1.0
+CLOCK_TRIES = 5
 NODE_LIMIT_S = 600.0
 
 
@@ -50,11 +51,15 @@ def cluster_findings(cluster: str, data: str | None, *, trial: bool) -> list[Fin
 
 def _ask(node: dict[str, Any], data: str | None, trial: bool) -> tuple[Any, Any]:
     there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-    began = time.time()
-    clock = ray.get(_clock.options(scheduling_strategy=there).remote(), timeout=NODE_LIMIT_S)
-    # Half of the way there and back is what the answer is old.
-    skew = clock - (began + time.time()) / 2
-    return skew, _check.options(scheduling_strategy=there).remote(data, trial)
+    asks = _clock.options(scheduling_strategy=there)
+    best = (float("inf"), 0.0)
+    for _ in range(CLOCK_TRIES):  # the first waits for a process to start
+        began = time.time()
+        clock = ray.get(asks.remote(), timeout=NODE_LIMIT_S)
+        ended = time.time()
+        # Half of the way there and back is what the answer is old.
+        best = min(best, (ended - began, clock - (began + ended) / 2))
+    return best[1], _check.options(scheduling_strategy=there).remote(data, trial)
 
 
 def _of_node(address: str, clock: float, checks: Any, skew: dict[str, float]) -> list[Finding]:

@@ -104,6 +104,17 @@ def test_ray_job_submit_with_the_token_runs_a_command(cluster: Cluster) -> None:
     assert "r101_fpn_1x" in done.stdout
 
 
+def test_the_doctor_visits_every_host(cluster: Cluster, made_up: Path) -> None:
+    said = cluster.hosts[2].run(*COMMAND, "doctor", "--cluster", "auto", "--no-trial", "--data",
+                                made_up, "--json")  # fmt: skip
+    found = json.loads(said[said.index("{") :])
+    assert found["failures"] == 0, said
+    for check in ("versions", "token", "data"):
+        where = {f["node"] for f in found["findings"] if f["check"] == check}
+        assert where == {host.ip for host in cluster.hosts}
+    assert [f["status"] for f in found["findings"] if f["check"] == "clocks"] == ["ok"]
+
+
 def test_a_job_outlives_a_cut_cable_and_a_dead_host(
     cluster: Cluster, made_up: Path, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import ray
@@ -156,3 +157,13 @@ def test_what_goes_wrong_on_a_card_is_told_from_what_does_not(
         (RunError("of ours"), MLU),
     ):
         assert raised(passed, row) is passed
+
+
+def test_the_token_is_kept_from_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
+    on_ray.close_token()  # nothing there, nothing to do
+    path.write_text("secret")
+    path.chmod(0o644)
+    on_ray.close_token()
+    assert path.stat().st_mode & 0o777 == 0o600
