@@ -105,6 +105,7 @@ class _Start:
         self.grown_to, self._next_look = tried, 0.0
         accelerator = ROWS[self._job.accelerator]
         self._resources = worker_resources(accelerator)
+        self._labels = label_selector(accelerator, self._job.card_model)
         # Beside the driver: on another host it would be lost with that host, and the run with it.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor = ray.remote(num_cpus=0)(Board).options(scheduling_strategy=here)
@@ -119,7 +120,7 @@ class _Start:
                 # Ray would end a healthy group without a word; here it saves first.
                 elastic_resize_monitor_interval_s=NEVER_S,
                 resources_per_worker=self._resources,
-                label_selector=label_selector(accelerator, self._job.card_model),
+                label_selector=self._labels,
             ),
             run_config=RunConfig(
                 name=f"start-{uuid.uuid4().hex[:12]}",
@@ -177,7 +178,9 @@ class _Start:
             return False
         self._next_look = time.monotonic() + GROW_LOOK_S
         working: int = ray.get(self._board.workers.remote())
-        room = min(_room(self._resources), self._job.workers)
+        room = min(_room(self._resources, self._labels), self._job.workers)
+        # Where some are lost, others may come again.
+        self.grown_to = min(self.grown_to, room)
         if not 0 < working < room or room <= self.grown_to:
             return False
         self.grown_to = room
@@ -185,13 +188,14 @@ class _Start:
         return True
 
 
-def _room(resources: dict[str, float]) -> int:
-    """How many workers the cluster could hold."""
+def _room(resources: dict[str, float], labels: dict[str, str] | None) -> int:
+    """How many workers the nodes of the cluster with these labels could hold."""
+    wanted = (labels or {}).items()
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return sum(
         min(int(node["Resources"].get(name, 0.0) // each) for name, each in resources.items())
         for node in nodes
-        if node["Alive"]
+        if node["Alive"] and wanted <= node["Labels"].items()
     )
 
 
