@@ -178,7 +178,10 @@ def card_errors(accelerator: Accelerator) -> Iterator[None]:
 
 def told_error(error: BaseException | None) -> RaymrcnnError | None:
     """The error of ours that Ray wrapped, however deep, in whichever of its ways."""
-    if error is None or isinstance(error, RaymrcnnError):
+    from ray.exceptions import RayError
+
+    # What a task raised comes back as a class made of its own and of Ray's: still a wrapper.
+    if error is None or (isinstance(error, RaymrcnnError) and not isinstance(error, RayError)):
         return error
     # None of these but `cause` is public.
     wrapped = [getattr(error, name, None) for name in ("cause", "_base_exc", "controller_failure")]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import ray
 import torch
+from ray.exceptions import RayTaskError
 
 from raymrcnn.device import on_ray
 from raymrcnn.device.accelerator import CPU, CUDA, MLU, Accelerator
@@ -19,6 +20,7 @@ from raymrcnn.device.on_ray import (
     CardError,
     card_errors,
     ray_session,
+    told_error,
     worker_device,
     worker_resources,
 )
@@ -157,6 +159,16 @@ def test_what_goes_wrong_on_a_card_is_told_from_what_does_not(
         (RunError("of ours"), MLU),
     ):
         assert raised(passed, row) is passed
+
+
+def test_what_a_task_raised_is_told_without_the_wrapping_of_ray() -> None:
+    ours = CardError("mlu card 1 failed", where="node a")
+    wrapped = RayTaskError("take_card", "Traceback ...", ours).as_instanceof_cause()
+    assert isinstance(wrapped, CardError), "Ray makes a class of both"
+    outer = RuntimeError("the group did not start")
+    outer.__cause__ = wrapped
+    assert told_error(outer) is told_error(wrapped) is told_error(ours) is ours
+    assert told_error(RayTaskError("f", "...", ValueError())) is None
 
 
 def test_the_token_is_kept_from_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
