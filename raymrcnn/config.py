@@ -277,6 +277,18 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ValidateConfig:
+    """When checkpoints are scored on `data.val_split`, while training goes on."""
+
+    every: int = 0  # steps; those checkpoints, and the last one; 0: never
+    limit: int = 0  # of its images only the first so many; 0: all
+
+    def __post_init__(self) -> None:
+        _require(self.every >= 0, "validate.every", "must not be negative")
+        _require(self.limit >= 0, "validate.limit", "must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that decides the numbers of one training run."""
 
@@ -285,6 +297,7 @@ class Recipe:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    validate: ValidateConfig = field(default_factory=ValidateConfig)
     seed: int = 0
     log_every: int = 20  # steps between metrics lines
 

@@ -30,6 +30,9 @@ LAST = "last"
 BEST = "best"
 TENSORBOARD = "tensorboard"
 REPORT = "report.html"
+VALIDATION = "validation"  # predictions folders of checkpoints
+VALIDATION_JSON = "validation.json"
+OVERLAYS = "overlays"  # in a predictions folder
 
 # Checkpoint folder
 MODEL_FILE = "model.safetensors"

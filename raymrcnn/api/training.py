@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Union
 
 from raymrcnn import rundir, storage
+from raymrcnn.api.inference import InferResult, draw, infer
 from raymrcnn.config import Recipe
 from raymrcnn.device.accelerator import CPU, num_cards
 from raymrcnn.device.choice.on_ray import Cards, chosen_cards, require_known_batch
 from raymrcnn.errors import ConfigError, OutputError
 from raymrcnn.recipes import recipe_named
+from raymrcnn.score.coco import Scores
 from raymrcnn.train.job import (
     HANG_TIMEOUT_S,
     Failures,
@@ -25,9 +29,12 @@ from raymrcnn.train.job import (
     write_run_json,
 )
 from raymrcnn.train.job import prepare as prepare_train
+from raymrcnn.train.trackers import Trackers, require_trackers
+from raymrcnn.train.validation import Cancelled, Wanted, best_step, steps_due, validated
 from raymrcnn.weights.source import absolute_source
 
 Path_ = Union[str, "os.PathLike[str]"]
+IMAGES_DRAWN = 8  # of a scored checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +45,8 @@ class TrainResult:
     step: int  # updates done
     status: str  # "complete" or "interrupted"
     resumed_from: int  # updates done before this start
+    best_step: int | None = None  # of the checkpoints scored on the way, by mask AP
+    scores: dict[str, Any] | None = None  # of that one: {"bbox": {...}, "segm": {...}, ...}
 
 
 def train(
@@ -53,6 +62,7 @@ def train(
     cluster: str | None = None,
     accelerator: str | None = None,
     force: bool = False,
+    track: Sequence[str] = (),
     max_failures: int = 3,
     hang_timeout_s: float = HANG_TIMEOUT_S,
     on_start: Callable[[TrainJob, int], None] | None = None,
@@ -75,15 +85,18 @@ def train(
         cluster: HOST:PORT of a Ray cluster, or auto; None: this machine.
         accelerator: only cards of this model, as MLU370-X8; None: any.
         force: try a batch that the cards are known not to take.
+        track: mlflow, wandb: services that follow the run, besides TensorBoard.
         max_failures: workers' deaths after which the run goes on from its newest checkpoint.
         hang_timeout_s: seconds without a step after which what hangs is ended, as a failure.
         on_start: called with the job and the updates done before, once all input was checked.
-        on_news: called with each metrics record, and with {"note": text}.
+        on_news: called with each metrics record, with {"note": text}, and with
+            {"step", "validation", "best"} for each checkpoint that was scored.
         stop: set it to have the run saved and ended.
 
     Raises:
         RaymrcnnError: see its kinds.
     """
+    require_trackers(track)
     fewest, most = workers if isinstance(workers, tuple) else (workers, None)
     if most is not None and not 0 < fewest <= most:
         raise ConfigError(f"{fewest}:{most} is no range", where="--workers", todo="write it as 4:8")
@@ -105,6 +118,7 @@ def train(
             prepare_train(job, resume),
             cluster=cluster,
             failures=Failures(most=max_failures, hang_timeout_s=hang_timeout_s),
+            track=track,
             on_start=on_start,
             on_news=on_news or (lambda item: None),
             stop=stop or threading.Event(),
@@ -117,30 +131,77 @@ def _train(
     *,
     cluster: str | None,
     failures: Failures,
+    track: Sequence[str],
     on_start: Callable[[TrainJob, int], None] | None,
     on_news: Callable[[dict[str, Any]], None],
     stop: threading.Event,
 ) -> TrainResult:
     from raymrcnn.train.on_ray import run_training
 
-    last = job.recipe.optim.max_iter
+    last, every = job.recipe.optim.max_iter, job.recipe.validate.every
     if on_start is not None:
         on_start(job, prepared.start)
-    if prepared.start >= last:
+    if prepared.start >= last and not steps_due(job.run_dir, every, last):
         return _train_result(job, prepared.start, "complete", prepared.start)
     with rundir.exclusive(job.run_dir):
+        trackers = Trackers(job.run_dir, prepared.start, track, job.recipe, on_news)
+
+        def heard(item: dict[str, Any]) -> None:
+            trackers.take(item)
+            on_news(item)
+
         try:
             step = run_training(
-                prepared, cluster=cluster, failures=failures, on_news=on_news, stop=stop
+                prepared,
+                cluster=cluster,
+                failures=failures,
+                on_news=heard,
+                stop=stop,
+                validate=partial(_validate, job),
             )
         except BaseException as error:
             with contextlib.suppress(OutputError):  # what went wrong first matters
                 kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
                 write_run_json(prepared, kind)
             raise
+        finally:
+            trackers.close()
     status = "complete" if step >= last else "interrupted"
     write_run_json(prepared, status)
     return _train_result(job, step, status, prepared.start)
+
+
+def _validate(job: TrainJob, wanted: Wanted) -> dict[str, Any]:
+    """Label the validation split with a checkpoint, as `infer` would, and score it."""
+
+    def on_block(_: object) -> None:
+        if wanted.cancelled():
+            raise Cancelled
+
+    def labelled() -> InferResult:
+        return infer(
+            str(wanted.checkpoint),
+            wanted.predictions,
+            data=job.data_root,
+            split=job.recipe.data.val_split,
+            limit=job.recipe.validate.limit,
+            device=job.accelerator,
+            workers=wanted.workers,
+            on_block=on_block,
+        )
+
+    try:
+        result = labelled()
+    except OutputError:  # it holds the results of a checkpoint that was trained again since
+        shutil.rmtree(wanted.predictions)
+        result = labelled()
+    draw(wanted.predictions, IMAGES_DRAWN)
+    scores = result.scores
+    document: dict[str, Any] = (
+        scores.to_json() if isinstance(scores, Scores) else dict(scores or {})
+    )
+    kept: dict[str, Any] = {kind: document[kind] for kind in ("bbox", "segm") if kind in document}
+    return {**kept, "num_images": result.manifest["num_images"]}
 
 
 def _most(cards: Cards, asked: int, cluster: str | None) -> int:
@@ -151,4 +212,13 @@ def _most(cards: Cards, asked: int, cluster: str | None) -> int:
 
 
 def _train_result(job: TrainJob, step: int, status: str, before: int) -> TrainResult:
-    return TrainResult(run_dir=job.run_dir, step=step, status=status, resumed_from=before)
+    scored = validated(job.run_dir)
+    best = best_step(scored)
+    return TrainResult(
+        run_dir=job.run_dir,
+        step=step,
+        status=status,
+        resumed_from=before,
+        best_step=best,
+        scores=None if best is None else scored[best],
+    )

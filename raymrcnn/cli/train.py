@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from raymrcnn import rundir
 from raymrcnn.cli.options import (
     AllowPartial,
     CardModel,
@@ -74,6 +75,22 @@ def train(
             "folder; must: refuse another."
         ),
     ] = "auto",
+    validate_every: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="STEPS",
+            help="Score the checkpoints of every so many steps, and the last, on the validation "
+            "split: beside training where something is free. `best` names the best by mask AP.",
+            show_default=False,
+        ),
+    ] = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SERVICE", help="mlflow or wandb, again for each; TensorBoard always."
+        ),
+    ] = None,
     cluster: Cluster = None,
     detach: Detach = False,
     accelerator: CardModel = None,
@@ -102,9 +119,11 @@ def train(
     Example: raymrcnn train --data coco --recipe r101_fpn_1x --workers 8 --out runs/r101
     """
     progress = ProgressLine(quiet=as_json)
+    scoring = [] if validate_every is None else [f"validate.every={validate_every}"]
     with stop_on_signals(progress) as stop:
         result = run(
-            progress, stop.event, data=data, recipe=recipe, assignments=assignments or [],
+            progress, stop.event, data=data, recipe=recipe,
+            assignments=[*(assignments or []), *scoring], track=track or [],
             out=out or default_out(recipe, data), workers=_range(workers), device=device,
             weights=weights, allow_partial=allow_partial, resume=resume, cluster=cluster,
             accelerator=accelerator, force=force, max_failures=max_failures,
@@ -112,9 +131,13 @@ def train(
         )  # fmt: skip
     if as_json:
         print_json({"run": str(result.run_dir), "step": result.step, "status": result.status,
-                    "resumed_from": result.resumed_from})  # fmt: skip
+                    "resumed_from": result.resumed_from, "best_step": result.best_step,
+                    "scores": result.scores})  # fmt: skip
     elif result.status == "complete":
         typer.echo(f"trained {result.step} steps: {result.run_dir}")
+        if result.best_step is not None:
+            typer.echo(f"best: step {result.best_step}, mask AP {result.scores['segm']['AP']:.3f}: "
+                       f"{result.run_dir / rundir.BEST}")  # fmt: skip
     else:
         typer.echo(f"saved step {result.step} in {result.run_dir}; the same command goes on")
     if result.status != "complete":
@@ -164,6 +187,8 @@ def run(progress: ProgressLine, stop: Any, *, recipe: str, assignments: list[str
     def on_news(item: dict[str, Any]) -> None:
         if "note" in item:
             progress.note(str(item["note"]))
+        elif "validation" in item:
+            progress.note(_scored(item))
         else:
             progress.show(_line(item, last, chosen.optim.batch_size), last=item["step"] >= last)
 
@@ -177,6 +202,15 @@ def run(progress: ProgressLine, stop: Any, *, recipe: str, assignments: list[str
     )
     progress.close()
     return result
+
+
+def _scored(item: dict[str, Any]) -> str:
+    record = item["validation"]
+    aps = ", ".join(f"{word} AP {record[kind]['AP']:.3f}"
+                    for kind, word in (("segm", "mask"), ("bbox", "box")))  # fmt: skip
+    best = ", the best so far" if item["best"] else ""
+    return (f"step {item['step']} scored: {aps}{best} ({record['num_images']} images in "
+            f"{duration(record['seconds'])})")  # fmt: skip
 
 
 def _line(record: dict[str, Any], last: int, batch_size: int) -> str:

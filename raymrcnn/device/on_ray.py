@@ -48,7 +48,9 @@ _VERSIONS = re.compile(r"(?:Ray|Python): (\S+)")  # of the cluster, then of this
 
 
 @contextlib.contextmanager
-def ray_session(cluster: str | None, accelerator: Accelerator, workers: int) -> Iterator[None]:
+def ray_session(
+    cluster: str | None, accelerator: Accelerator, workers: int, *, spare: int = 0
+) -> Iterator[None]:
     """Join the cluster at `cluster`, or start one on this machine; leave or end it at the end.
 
     Without `cluster`, the address that `ray job submit` sets (RAY_ADDRESS) counts. A session that
@@ -58,6 +60,7 @@ def ray_session(cluster: str | None, accelerator: Accelerator, workers: int) -> 
         cluster: "auto" or HOST:PORT; None: this machine alone.
         accelerator: of the workers to come.
         workers: how many of them, at least, must fit.
+        spare: slots on a CPU for other work beside them, where Ray is started here.
 
     Raises:
         ClusterError: no cluster answers there, or it is too small.
@@ -79,7 +82,7 @@ def ray_session(cluster: str | None, accelerator: Accelerator, workers: int) -> 
             if address:
                 _join(address)
             else:
-                _start(accelerator, workers)
+                _start(accelerator, workers, spare)
     try:
         _require_fit(accelerator, workers)
         yield
@@ -278,7 +281,7 @@ def _require_listener(address: str) -> None:
     socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
 
 
-def _start(accelerator: Accelerator, workers: int) -> None:
+def _start(accelerator: Accelerator, workers: int, spare: int) -> None:
     import ray
 
     cards = 0
@@ -287,7 +290,7 @@ def _start(accelerator: Accelerator, workers: int) -> None:
         if workers > cards:
             raise _too_few(accelerator, workers, cards, "this machine has")
     # On the CPU any number of workers is allowed: Ray counts slots, the system shares the cores.
-    slots = max(os.cpu_count() or 1, workers) + 1
+    slots = max(os.cpu_count() or 1, workers) + 1 + spare
     if accelerator is MLU:
         from raymrcnn.device.mlu_workers.on_ray import UNIT_INSTANCES, unit_instance_resources
 

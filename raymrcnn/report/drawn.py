@@ -29,7 +29,7 @@ from raymrcnn.report.predicted import gallery_page
 from raymrcnn.rows import iter_detections
 from raymrcnn.structures import Detections
 
-OVERLAYS, GALLERY = "overlays", "gallery.html"
+GALLERY = "gallery.html"
 MIN_SCORE = 0.5
 _JPEG_QUALITY = 88
 _OVERLAY_GLOB = "[0-9]" * 6 + "-*.jpg"
@@ -66,7 +66,7 @@ def draw(
     found = _detections(folder, int(manifest["block_rows"]), ids)
     refs = collect.image_refs(folder, ids.tolist())
     fetch = Fetcher()
-    place = folder / OVERLAYS
+    place = folder / rundir.OVERLAYS
     rundir.prepare_output(place)
     files: list[Path] = []
     shown: list[tuple[Photo, Detections]] = []

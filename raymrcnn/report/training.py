@@ -39,6 +39,7 @@ def training_section(run: Run | None) -> Section:
     large = [
         _loss_chart(metrics, "loss", "Total loss", window, marks, (760, 300)),
         _rate_chart(metrics, marks),
+        _score_chart(metrics, marks),
     ]
     small = [
         _loss_chart(metrics, name, title, window, (), (300, 200)) for name, title in LOSSES.items()
@@ -120,6 +121,28 @@ def _loss_chart(
         tip=lambda i: (
             f"step {step[i]:.0f}: {number(float(loss[i]))}, smoothed {number(float(mean[i]))}"
         ),
+    )
+
+
+def _score_chart(metrics: Metrics, marks: Any) -> Markup:
+    """AP of the checkpoints that were scored on the way."""
+    masks, boxes = metrics.column("val_segm_AP"), metrics.column("val_bbox_AP")
+    if masks is None or boxes is None:
+        return Markup()
+    there = np.isfinite(masks) & np.isfinite(boxes)
+    step, masks, boxes = metrics.columns["step"][there], masks[there], boxes[there]
+    best = int(np.argmax(masks))
+    return line_chart(
+        [
+            Line(name="masks", x=step, y=masks, style="s1"),
+            Line(name="boxes", x=step, y=boxes, style="s2"),
+        ],
+        title="Validation AP",
+        note=f"best at step {step[best]:.0f}: masks {masks[best]:.3f}",
+        x_label="step",
+        size=(760, 300),
+        marks=marks,
+        tip=lambda i: f"step {step[i]:.0f}: masks {masks[i]:.3f}, boxes {boxes[i]:.3f}",
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,9 @@ def save_checkpoint(
     optimizer: Mapping[str, Any],
     info: ModelInfo,
     keep: int,
+    also: Collection[int] = (),
 ) -> Path:
-    """Commit a checkpoint, point `last` at it, and delete all but the newest `keep`.
+    """Commit a checkpoint, point `last` at it, and delete all but the newest `keep` and `also`.
 
     Raises:
         OutputError: the disk refuses; the checkpoints before are as they were.
@@ -63,9 +64,14 @@ def save_checkpoint(
 
     rundir.write_folder_atomic(path, write)
     rundir.write_text(run / rundir.LAST, f"{rundir.CHECKPOINTS}/{path.name}\n")
-    for old in committed_steps(run)[:-keep]:
-        shutil.rmtree(folder / rundir.step_name(old), ignore_errors=True)
+    prune(run, keep, also)
     return path
+
+
+def prune(run: Path, keep: int, also: Collection[int] = ()) -> None:
+    """Delete all checkpoints but the newest `keep` and those of the steps `also`."""
+    for old in set(committed_steps(run)[:-keep]).difference(also):
+        shutil.rmtree(run / rundir.CHECKPOINTS / rundir.step_name(old), ignore_errors=True)
 
 
 def committed_steps(run: Path) -> list[int]:

@@ -22,6 +22,7 @@ from raymrcnn.model.conventions import CONVENTIONS
 from raymrcnn.model.maskrcnn import MaskRCNN, build_mask_rcnn, trainable_summary
 from raymrcnn.structures import ModelInfo
 from raymrcnn.train.checkpoint import committed_steps, load_newest
+from raymrcnn.train.validation import validated
 from raymrcnn.weights.load import LoadReport, backbone_init, load_into
 from raymrcnn.weights.source import load_source
 
@@ -44,6 +45,8 @@ MAY_CHANGE = frozenset(
         "checkpoint.keep",
         "data.loader_workers",
         "data.val_split",
+        "validate.every",
+        "validate.limit",
     }
 )
 
@@ -106,6 +109,8 @@ def prepare(job: TrainJob, resume: Resume = "auto") -> PreparedJob:
     index, images = open_dataset(job.data_root, split)
     dataset = TrainDataset(index, images, recipe.data, recipe.seed)
     images.check(index, dataset.images)
+    if recipe.validate.every:
+        _require_validation(job, index)
     steps = _earlier_steps(job, index, resume)
     if steps and steps[-1] >= recipe.optim.max_iter:
         # Before anybody is told that it is complete: the last one must be whole.
@@ -219,6 +224,24 @@ def versions() -> dict[str, str]:
     }
 
 
+def _require_validation(job: TrainJob, index: CocoIndex) -> None:
+    """What scores checkpoints must be there now, not after hours.
+
+    Raises:
+        ConfigError, DataError: the validation split is missing, malformed, or has other categories.
+    """
+    split = job.recipe.data.val_split
+    scored, images = open_dataset(job.data_root, split)
+    images.check(scored)
+    if set(scored.categories).isdisjoint(index.categories):
+        raise DataError(
+            f"{split} and {job.recipe.data.train_split} share no category",
+            where=str(job.data_root),
+            todo="--validate-every 0 trains without scores",
+        )
+    validated(job.run_dir)
+
+
 def _earlier_steps(job: TrainJob, index: CocoIndex, resume: Resume) -> list[int]:
     """Steps saved by an earlier start of the same run.
 
@@ -241,10 +264,10 @@ def _earlier_steps(job: TrainJob, index: CocoIndex, resume: Resume) -> list[int]
         recipe, fingerprint = document["recipe"], document["data"]["fingerprint"]
     except (LookupError, TypeError):
         raise DataError("is not a run's", where=str(path), todo="choose another --out") from None
-    earlier = _flat(recipe_from_json(recipe))
+    earlier = flat_fields(recipe_from_json(recipe))
     changed = [
         f"{name} was {earlier.get(name)!r} and is {value!r}"
-        for name, value in _flat(job.recipe).items()
+        for name, value in flat_fields(job.recipe).items()
         if name not in MAY_CHANGE and earlier.get(name) != value
     ]
     if fingerprint != index.fingerprint:
@@ -258,7 +281,8 @@ def _earlier_steps(job: TrainJob, index: CocoIndex, resume: Resume) -> list[int]
     return committed_steps(job.run_dir)
 
 
-def _flat(recipe: Recipe) -> dict[str, Any]:
+def flat_fields(recipe: Recipe) -> dict[str, Any]:
+    """Its fields by dotted names, JSON-ready."""
     flat: dict[str, Any] = {}
     for name, value in recipe.to_json().items():
         if isinstance(value, dict):

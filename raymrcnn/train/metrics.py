@@ -1,4 +1,4 @@
-"""What a run writes about itself: `metrics.jsonl` and TensorBoard events, one record a logged step.
+"""What a run writes about itself: `metrics.jsonl`, one record a logged step.
 
 A resumed run first drops the records of steps that it will do again, so no step stands twice.
 """
@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import datetime
 import json
-import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from raymrcnn import rundir
+from raymrcnn.train.validation import validated
 
 
 @dataclass
@@ -47,22 +47,20 @@ class Clock:
 class MetricsWriter:
     """Appends records to a run folder; used by the worker of rank 0.
 
+    Scores of checkpoints, which come later than the records of their steps, join these.
+
     Args:
         run: the run folder.
         start: updates done before; records of later steps are dropped.
     """
 
     def __init__(self, run: Path, start: int) -> None:
-        path = run / rundir.METRICS
+        self._run = run
         kept = [r for r in read_metrics(run) if r["step"] <= start]
         self.seconds_before = float(kept[-1]["seconds"]) if kept else 0.0
-        rundir.write_text(path, "".join(json.dumps(r) + "\n" for r in kept))
-        with rundir.disk_errors(path):
-            self._file = path.open("a", encoding="utf-8")
-        logging.getLogger("tensorboardX").setLevel(logging.ERROR)
-        from tensorboardX import SummaryWriter  # comes with ray[train]; slow to import
-
-        self._events = SummaryWriter(str(run / rundir.TENSORBOARD), purge_step=start + 1)
+        self._joined = _version(run)
+        _write(run, _with_scores(kept, run))
+        self._file = self._open()
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one record, in full, at once."""
@@ -70,14 +68,36 @@ class MetricsWriter:
         with rundir.disk_errors(self._file.name):
             self._file.write(json.dumps({**record, "time": now}) + "\n")
             self._file.flush()
-        for name, value in record.items():
-            if name != "step" and isinstance(value, (int, float)):
-                self._events.add_scalar(f"train/{name}", value, record["step"])
+        if _version(self._run) != self._joined:
+            self._joined = _version(self._run)
+            self._file.close()
+            join_scores(self._run)
+            self._file = self._open()
 
     def close(self) -> None:
-        """Flush both files."""
+        """Close the file."""
         self._file.close()
-        self._events.close()
+
+    def _open(self) -> TextIO:
+        path = self._run / rundir.METRICS
+        with rundir.disk_errors(path):
+            return path.open("a", encoding="utf-8")
+
+
+def join_scores(run: Path) -> None:
+    """Put the scores of checkpoints into the records of their steps; where no worker writes."""
+    if (run / rundir.VALIDATION_JSON).exists():
+        _write(run, _with_scores(read_metrics(run), run))
+
+
+def scores_record(record: Mapping[str, Any]) -> dict[str, float]:
+    """What a scored checkpoint adds to the record of its step."""
+    return {
+        f"val_{kind}_{name}": float(record[kind][name])
+        for kind in ("bbox", "segm")
+        for name in ("AP", "AP50", "AP75")
+        if name in record.get(kind, {})
+    }
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -92,3 +112,20 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return records
+
+
+def _with_scores(records: list[dict[str, Any]], run: Path) -> list[dict[str, Any]]:
+    scored = validated(run)
+    return [{**r, **scores_record(scored.get(r["step"], {}))} for r in records]
+
+
+def _write(run: Path, records: list[dict[str, Any]]) -> None:
+    rundir.write_text(run / rundir.METRICS, "".join(json.dumps(r) + "\n" for r in records))
+
+
+def _version(run: Path) -> int:
+    """Changes when validation.json does."""
+    try:
+        return (run / rundir.VALIDATION_JSON).stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0

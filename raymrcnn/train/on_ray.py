@@ -23,11 +23,12 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raymrcnn.device.accelerator import ROWS
+from raymrcnn.device.accelerator import CPU, ROWS, Accelerator
 from raymrcnn.device.choice.on_ray import label_selector
 from raymrcnn.device.on_ray import (
     CardError,
     card_errors,
+    num_workers_possible,
     quiet_loggers,
     ray_session,
     told_error,
@@ -37,12 +38,16 @@ from raymrcnn.device.on_ray import (
 )
 from raymrcnn.errors import RaymrcnnError, RunError
 from raymrcnn.train.board import BEAT_S, Beat, Board
+from raymrcnn.train.checkpoint import prune
 from raymrcnn.train.job import Failures, PreparedJob
+from raymrcnn.train.metrics import join_scores
+from raymrcnn.train.validation import Validate, Validation, to_keep
 from raymrcnn.train.worker import Channel, train_worker
 
 POLL_S = 0.2
 WATCH_S = 2.0  # between looks for what hangs
 GROW_LOOK_S = 10.0  # between looks for room
+VALIDATION_LOOK_S = 1.0  # between looks for checkpoints to score
 NEVER_S = 1e9
 RAY_FOLDER = ".ray"
 
@@ -54,6 +59,7 @@ def run_training(
     on_news: Callable[[dict[str, Any]], None],
     stop: threading.Event,
     failures: Failures = Failures(),  # noqa: B008 (frozen)
+    validate: Validate | None = None,
 ) -> int:
     """Train on Ray and return the steps done: fewer than the recipe's after `stop` was set.
 
@@ -66,29 +72,34 @@ def run_training(
         on_news: called in this thread with each metrics record, and with {"note": text}.
         stop: set by the caller to have the run saved and ended.
         failures: what it lives through.
+        validate: scores a checkpoint; needed where the recipe wants that.
 
     Raises:
         RaymrcnnError: of a worker, as it was raised there, or a RunError for its death.
     """
-    job, tried = prepared.job, 0
+    job, done, tried = prepared.job, prepared.start, 0
+    last, every = job.recipe.optim.max_iter, job.recipe.validate.every
     fewest = job.min_workers or job.workers
     accelerator = ROWS[job.accelerator]
     # Ray is started here for the most, and joined wherever the fewest fit.
-    with ray_session(cluster, accelerator, fewest if ray.is_initialized() else job.workers):
-        while True:
-            start = _Start(prepared, failures, tried)
-            try:
-                done = start.follow(on_news, stop)
-            except ray.exceptions.RayError as error:
-                raise RunError(
-                    f"the cluster is lost ({(str(error).strip().splitlines() or [''])[0][:160]})",
-                    todo="run the same command again, on one that lives, to go on",
-                ) from error
-            finally:
-                shutil.rmtree(job.run_dir / RAY_FOLDER, ignore_errors=True)
-            if stop.is_set() or done >= job.recipe.optim.max_iter:
-                return done
-            tried = start.grown_to
+    number = fewest if ray.is_initialized() else job.workers
+    with ray_session(cluster, accelerator, number, spare=1 if every else 0):
+        validation = Validation(
+            run=job.run_dir, every=every, last=last, validate=validate, on_news=on_news
+        )
+        try:
+            while done < last and not stop.is_set():
+                start = _Start(prepared, failures, tried, validation)
+                done, tried = start.run(on_news, stop), start.grown_to
+                # What had no room beside training has it now.
+                validation.run_due(num_actors(accelerator), stop.is_set)
+            validation.run_due(num_actors(accelerator), stop.is_set)
+        finally:
+            validation.close()
+            if every:
+                join_scores(job.run_dir)
+                prune(job.run_dir, job.recipe.checkpoint.keep, to_keep(job.run_dir, every, last))
+        return done
 
 
 class _Start:
@@ -98,11 +109,14 @@ class _Start:
         prepared: the run.
         failures: what it lives through.
         tried: workers that there was room for at the last start; for as many it is not tried again.
+        validation: of its checkpoints.
     """
 
-    def __init__(self, prepared: PreparedJob, failures: Failures, tried: int) -> None:
-        self._job, self._failures = prepared.job, failures
-        self.grown_to, self._next_look = tried, 0.0
+    def __init__(
+        self, prepared: PreparedJob, failures: Failures, tried: int, validation: Validation
+    ) -> None:
+        self._job, self._failures, self._validation = prepared.job, failures, validation
+        self.grown_to, self._next_look, self._next_validation = tried, 0.0, 0.0
         accelerator = ROWS[self._job.accelerator]
         self._resources = worker_resources(accelerator)
         self._labels = label_selector(accelerator, self._job.card_model)
@@ -129,8 +143,23 @@ class _Start:
             ),
         )
 
-    def follow(self, on_news: Callable[[dict[str, Any]], None], stop: threading.Event) -> int:
-        """Run, and return the steps done."""
+    def run(self, on_news: Callable[[dict[str, Any]], None], stop: threading.Event) -> int:
+        """Run, and return the steps done.
+
+        Raises:
+            RaymrcnnError: of a worker, or for its death, or the cluster's.
+        """
+        try:
+            return self._follow(on_news, stop)
+        except ray.exceptions.RayError as error:
+            raise RunError(
+                f"the cluster is lost ({(str(error).strip().splitlines() or [''])[0][:160]})",
+                todo="run the same command again, on one that lives, to go on",
+            ) from error
+        finally:
+            shutil.rmtree(self._job.run_dir / RAY_FOLDER, ignore_errors=True)
+
+    def _follow(self, on_news: Callable[[dict[str, Any]], None], stop: threading.Event) -> int:
         errors: list[BaseException] = []
 
         def fit() -> None:
@@ -152,7 +181,9 @@ class _Start:
                 raise fatal  # Ray would try again what cannot succeed
             if not alive:
                 break
-            if not asked and (stop.is_set() or self._could_grow(on_news)):
+            if not asked and (
+                stop.is_set() or self._could_grow(on_news) or self._must_wait(on_news)
+            ):
                 asked = True
                 ray.get(self._board.stop.remote())
             if time.monotonic() - looked > WATCH_S:
@@ -176,6 +207,8 @@ class _Start:
         """Whether there is room for more workers than are at work, and was not at the start."""
         if self._job.min_workers is None or time.monotonic() < self._next_look:
             return False
+        if self._validation.busy:  # on what there may be room for
+            return False
         self._next_look = time.monotonic() + GROW_LOOK_S
         working: int = ray.get(self._board.workers.remote())
         room = min(_room(self._resources, self._labels), self._job.workers)
@@ -186,6 +219,45 @@ class _Start:
         self.grown_to = room
         on_news({"note": f"room for {room} workers, not {working} alone: saved, to go on with all"})
         return True
+
+    def _must_wait(self, on_news: Callable[[dict[str, Any]], None]) -> bool:
+        """Have what is due scored beside training; True where nothing is free for that."""
+        if time.monotonic() < self._next_validation:
+            return False
+        self._next_validation = time.monotonic() + VALIDATION_LOOK_S
+        self._validation.look()
+        if self._validation.busy:
+            return False
+        due = self._validation.due()
+        if not due or due[0] == self._job.recipe.optim.max_iter:  # which training is done with
+            return False
+        free = _free_actors(ROWS[self._job.accelerator], self._job.workers)
+        if free:
+            self._validation.begin(due[0], free)
+            return False
+        on_news({"note": f"nothing is free to score step {due[0]}: training waits for it"})
+        return True
+
+
+def num_actors(accelerator: Accelerator) -> int:
+    """One a card of the cluster, and on CPUs one a machine."""
+    possible = num_workers_possible(accelerator)
+    return min(possible, _num_nodes()) if accelerator is CPU else possible
+
+
+def _free_actors(accelerator: Accelerator, training: int) -> int:
+    """How many actors there is room for beside so many workers, also while these start again."""
+    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    cores = int(free.get("CPU", 0)) - 1  # which Ray Data's own tasks take
+    if accelerator is CPU:
+        beside = num_workers_possible(accelerator) - training - 1
+        return max(0, min(cores, beside, _num_nodes()))
+    beside = num_workers_possible(accelerator) - training
+    return max(0, min(int(free.get(accelerator.ray_resource, 0)), beside, cores))
+
+
+def _num_nodes() -> int:
+    return sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
 
 
 def _room(resources: dict[str, float], labels: dict[str, str] | None) -> int:

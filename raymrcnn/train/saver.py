@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,17 @@ class Saver:
         run: the run folder.
         info: of the model, for each checkpoint.
         keep: checkpoints that stay.
+        also: tells the steps of others that stay.
     """
 
-    def __init__(self, run: Path, info: ModelInfo, keep: int) -> None:
-        self._run, self._info, self._keep = run, info, keep
+    def __init__(
+        self,
+        run: Path,
+        info: ModelInfo,
+        keep: int,
+        also: Callable[[], Collection[int]] = lambda: (),
+    ) -> None:
+        self._run, self._info, self._keep, self._also = run, info, keep, also
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._waited_s = 0.0
@@ -71,7 +78,8 @@ class Saver:
 
     def _write(self, step: int, weights: dict[str, Tensor], rest: dict[str, Any]) -> None:
         try:
-            save_checkpoint(self._run, step, weights, rest, self._info, self._keep)
+            also = self._also()
+            save_checkpoint(self._run, step, weights, rest, self._info, self._keep, also)
         except BaseException as error:  # raised again in the thread that trains
             self._error = error
 

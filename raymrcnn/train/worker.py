@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,6 +32,7 @@ from raymrcnn.train.metrics import Clock, MetricsWriter
 from raymrcnn.train.optim import learning_rate
 from raymrcnn.train.saver import Saver
 from raymrcnn.train.state import TrainState
+from raymrcnn.train.validation import is_due, to_keep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +113,9 @@ def _drive(
     )
     agreed = _Agreement(world_size)
     writer = MetricsWriter(job.run_dir, start) if rank == 0 else None
-    saver = Saver(job.run_dir, prepared.info, recipe.checkpoint.keep)
+    due = partial(is_due, every=recipe.validate.every, last=recipe.optim.max_iter)
+    stays = partial(to_keep, job.run_dir, recipe.validate.every, recipe.optim.max_iter)
+    saver = Saver(job.run_dir, prepared.info, recipe.checkpoint.keep, stays)
     clock = Clock(seconds_before=writer.seconds_before if writer else 0.0)
     done = start
     shown: Step | None = None  # the last that was not left out
@@ -128,7 +133,7 @@ def _drive(
                     channel.tell({"note": f"step {done} left out: its loss is not finite"})
             else:
                 shown = step
-            if shown is not None and (done % recipe.log_every == 0 or last):
+            if shown is not None and (done % recipe.log_every == 0 or due(done) or last):
                 losses = {name: loss.item() for name, loss in shown.losses.items()}
                 require_finite(shown, losses)
                 if writer is not None:
@@ -139,7 +144,7 @@ def _drive(
                     writer.write(record)
                     channel.tell(record)
                 skipped = []
-            if rank == 0 and (done % recipe.checkpoint.every == 0 or last):
+            if rank == 0 and (done % recipe.checkpoint.every == 0 or due(done) or last):
                 channel.at(None)  # it may wait for a slow disk
                 saver.save(done, state.usable_weights(), state.state_dict())
                 channel.at(done)
@@ -181,11 +186,12 @@ def _options(recipe: Recipe, device: torch.device) -> StepOptions:
 def _check_every(recipe: Recipe, device: torch.device) -> int:
     """On the CPU each step; elsewhere as often as the losses are fetched anyway.
 
-    Divides `checkpoint.every`, so that no checkpoint holds what a non-finite loss has spoilt.
+    Divides the steps between checkpoints, so that none holds what a non-finite loss has spoilt.
     """
     if device.type == "cpu":
         return 1
-    return next(n for n in range(recipe.log_every, 0, -1) if recipe.checkpoint.every % n == 0)
+    between = math.gcd(recipe.checkpoint.every, recipe.validate.every)
+    return next(n for n in range(recipe.log_every, 0, -1) if between % n == 0)
 
 
 class _Agreement:

@@ -63,7 +63,7 @@ def load_source(source: str) -> WeightSource:
         source: a torchvision weight name (`MaskRCNN_ResNet50_FPN_Weights.COCO_V1`), which is
             fetched where it is not here; the name of another published file that was fetched; a
             `.pth`, `.pt`, `.pkl` or `.safetensors` file, a checkpoint folder, or a run folder (its
-            newest checkpoint).
+            newest checkpoint), or `RUN/best`.
 
     Raises:
         WeightError: nothing there, or not weights.
@@ -71,6 +71,8 @@ def load_source(source: str) -> WeightSource:
     path = Path(source).expanduser()
     if path.is_dir():
         return _from_folder(path)
+    if path.name in (rundir.LAST, rundir.BEST) and (path.parent / rundir.RUN_JSON).is_file():
+        return _from_checkpoint(path.parent / path.read_text().strip())
     if path.exists():
         return _from_file(path, str(path))
     if re.fullmatch(r"\w+_Weights\.\w+", source):

@@ -107,6 +107,22 @@ def test_labelling_on_every_card_gives_the_scores_of_the_cpu(
 
 
 @pytest.mark.slow
+def test_training_waits_for_scores_where_no_card_is_free(
+    made_up: Path, cards: dict[str, str], on_cards: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    env = {**cards, "TORCH_MLU_SIM_LOG": str(log), "MLU_VISIBLE_DEVICES": "0,1"}
+    words = train_words(made_up, tmp_path / "run", "--workers", 2, "--validate-every", 6)
+    driver = start(*words, env=env)
+    output, _ = driver.communicate(timeout=300)
+    assert driver.returncode == 0, output
+    assert "nothing is free to score step 6: training waits for it" in output
+    scored = json.loads((tmp_path / "run/validation.json").read_text())["steps"]
+    assert sorted(scored, key=int) == ["6", "12"]
+    require_close(losses(tmp_path / "run"), losses(on_cards), 1e-4)
+
+
+@pytest.mark.slow
 def test_a_killed_driver_goes_on_and_a_replaced_actor_takes_the_same_card(
     made_up: Path, cards: dict[str, str], on_cards: Path, tmp_path: Path
 ) -> None:
