@@ -17,6 +17,7 @@ from raymrcnn.config import (
     ModelConfig,
     OptimConfig,
     Recipe,
+    ValidateConfig,
     field_paths,
     override,
     recipe_from_json,
@@ -24,7 +25,7 @@ from raymrcnn.config import (
 from raymrcnn.errors import ConfigError
 from raymrcnn.recipes import RECIPES, detectron_r101_fpn_1x, r101_fpn_1x, recipe_named, tiny
 
-SECTIONS = (ModelConfig, DataConfig, OptimConfig, CheckpointConfig)
+SECTIONS = (ModelConfig, DataConfig, OptimConfig, CheckpointConfig, ValidateConfig)
 LEAVES = [path for path in field_paths(Recipe) if path != "name"]
 
 
