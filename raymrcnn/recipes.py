@@ -1,13 +1,25 @@
-"""Recipes: functions that return a complete `Recipe`; a variant changes another by `replace`."""
+"""Recipes: functions that return a complete `Recipe`; a variant changes another by `replace`.
+
+Recipes of a user's own are JSON files, read here too.
+"""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
-from raymrcnn.config import CheckpointConfig, DataConfig, ModelConfig, OptimConfig, Recipe
-from raymrcnn.errors import ConfigError
+from raymrcnn import rundir
+from raymrcnn.config import (
+    CheckpointConfig,
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    Recipe,
+    recipe_from_json,
+)
+from raymrcnn.errors import ConfigError, DataError
 
 
 def r50_fpn_1x() -> Recipe:
@@ -105,16 +117,47 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 
 
 def recipe_named(name: str) -> Recipe:
-    """The recipe of that name.
+    """The recipe of that name, or of that file: a name that ends in .json is a path.
 
     Raises:
-        ConfigError: no such recipe, with the nearest names.
+        ConfigError: no such recipe, with the nearest names; or a file that is none.
     """
+    if name.lower().endswith(".json"):
+        return recipe_file(Path(name).expanduser())
     if name in RECIPES:
         return RECIPES[name]()
     near = difflib.get_close_matches(name, RECIPES, n=1)
     raise ConfigError(
         f"no recipe {name!r}",
         where="--recipe",
-        todo=f"did you mean {near[0]}?" if near else f"choose one of {', '.join(RECIPES)}",
+        todo=f"did you mean {near[0]}?"
+        if near
+        else f"choose one of {', '.join(RECIPES)}, or give a .json file",
     )
+
+
+def recipe_file(path: Path) -> Recipe:
+    """A recipe of a user's own: JSON as `raymrcnn recipes NAME --json` prints it, or a run.json.
+
+    Sections and fields that it lacks have their defaults, and its name is that of the file.
+
+    Raises:
+        ConfigError: no such file, no JSON, or a field that is wrong; says which.
+    """
+    try:
+        document = rundir.read_json(path)
+    except DataError as error:
+        raise ConfigError(error.what, where=str(path)) from None
+    if isinstance(document, dict) and isinstance(document.get("recipe"), dict):
+        document = document["recipe"]  # what a run folder holds
+    if not isinstance(document, dict) or not document:
+        raise ConfigError(
+            "is no recipe",
+            where=str(path),
+            todo="start with `raymrcnn recipes r50_fpn_1x --json`",
+        )
+    try:
+        return recipe_from_json({"name": path.stem, **document})
+    except ConfigError as error:
+        field = "" if error.where == "recipe" else f": {error.where.rstrip('.')}"
+        raise ConfigError(error.what, where=f"{path}{field}", todo=error.todo) from None

@@ -16,6 +16,7 @@ FLOORS = {
     "model": 2, "weights": 2, "data": 2, "score": 2,
     "device": 1,
     "config": 0, "config_fields": 0, "download": 0, "errors": 0, "mask_layout": 0, "masks": 0,
+    "migrate": 0,
     "overlay": 0, "paste": 0, "recipes": 0, "rle": 0, "rows": 0, "rundir": 0, "storage": 0,
     "structures": 0,
 }  # fmt: skip
@@ -27,6 +28,7 @@ DOORS = {
     "pycocotools": lambda path: path == PACKAGE / "masks.py",
     "hotcoco": lambda path: path == PACKAGE / "score" / "coco.py",
     "typer": lambda path: path.parent.name == "cli",
+    "yaml": lambda path: path == PACKAGE / "migrate" / "files.py",
     "click": lambda path: False,
 }
 

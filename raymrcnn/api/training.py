@@ -73,7 +73,7 @@ def train(
 
     Args:
         data: root of the data set.
-        recipe: its name, or a recipe of your own.
+        recipe: its name, a JSON file of one, or a recipe of your own.
         out: the run folder.
         workers: processes, one a card; 0: every card, and 1 on a CPU; or the fewest and the most:
             the run begins with those that there are, goes on with fewer where some are lost, and

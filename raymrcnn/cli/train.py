@@ -34,7 +34,10 @@ def train(
         ),
     ],
     recipe: Annotated[
-        str, typer.Option(help="What to train; see `raymrcnn recipes`.")
+        str,
+        typer.Option(
+            metavar="NAME|FILE", help="What to train: see `raymrcnn recipes`; or a .json file."
+        ),
     ] = "r50_fpn_1x",
     assignments: Annotated[
         list[str] | None,
@@ -155,7 +158,8 @@ def _range(text: str) -> int | tuple[int, int]:
 def default_out(recipe: str, data: str) -> Path:
     """A run folder that the same command finds again."""
     name = Path(data.partition("?")[0]).expanduser().absolute().name
-    return Path("runs") / f"{recipe}-{name}"
+    kind = Path(recipe).stem if recipe.lower().endswith(".json") else recipe
+    return Path("runs") / f"{kind}-{name}"
 
 
 def run(progress: ProgressLine, stop: Any, *, recipe: str, assignments: list[str],

@@ -537,3 +537,21 @@ def test_the_small_recipe_is_another_than_tiny() -> None:
     from raymrcnn.recipes import tiny
 
     assert SMALL.model != tiny().model
+
+
+def test_a_recipe_file_that_is_wrong_is_one_line(data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    words = ["train", "--data", data, "--out", tmp_path / "run", "--recipe", path]
+    assert f"{path}: cannot read" in refused(*words)
+    path.write_text('{"optim": {"max_iter": -1}}')
+    assert f"{path}: optim.max_iter: must be positive" in refused(*words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_config_that_cannot_be_imported_is_one_line(tmp_path: Path) -> None:
+    path, out = tmp_path / "a.yaml", tmp_path / "a.json"
+    assert "cannot read" in refused("recipes", "import", path, "--out", out)
+    path.write_text("MODEL: !!python/name:os.system {}\n")
+    assert "is not plain YAML" in refused("recipes", "import", path, "--out", out)
+    assert "does not end in .json" in refused("recipes", "import", path, "--out", tmp_path / "a")
+    assert not out.exists()
