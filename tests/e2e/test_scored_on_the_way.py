@@ -1,4 +1,4 @@
-"""Checkpoints scored while training goes on, through the command line; the driver is killed once."""
+"""Checkpoints scored while training goes on, by the command line; the driver is killed once."""
 
 from __future__ import annotations
 
