@@ -1,7 +1,7 @@
 """Mask R-CNN on every card of a cluster: training, labelling, scoring.
 
-The public API is `train`, `infer`, `predict` and `score` (see `raymrcnn.api`). They are imported
-at first use, so that `import raymrcnn` costs nothing.
+The public API is `train`, `infer`, `predict`, `score` and `write_dataset` (see `raymrcnn.api`).
+They are imported at first use, so that `import raymrcnn` costs nothing.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raymrcnn.api import infer, predict, score, train
+    from raymrcnn.api import infer, predict, score, train, write_dataset
 
-__all__ = ["infer", "predict", "score", "train"]
+__all__ = ["infer", "predict", "score", "train", "write_dataset"]
 __version__ = "0.1.0"
 
 

@@ -1,14 +1,15 @@
 """Detections drawn over a photograph: masks, boxes and labels that can be read at any size.
 
 A category has the same colour in every image. Small images are enlarged and large ones reduced
-first, so that lines and letters have their size on the drawing. This module refuses to read files
-and to choose what is shown beyond a least score.
+first, so that lines and letters have their size on the drawing. This module refuses to choose what
+is shown beyond a least score.
 """
 
 from __future__ import annotations
 
 import colorsys
 import contextlib
+import os
 from collections.abc import Mapping
 from functools import lru_cache
 
@@ -16,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from raymrcnn.errors import DataError
 from raymrcnn.masks import Bitmap, rle_to_bitmap
+from raymrcnn.pictures import Picture, pixels_in_memory
 from raymrcnn.structures import Detections
 
 LEAST_SIDE_PX, LARGEST_SIDE_PX = 960, 1600  # of the longer side of a drawing
@@ -81,6 +84,34 @@ def draw_detections(
         box = tuple((detections.boxes[d] * scale).tolist())
         _label(pen, text, box, size, colour(k), taken)
     return drawn
+
+
+def draw_over(picture: Picture, detections: Detections, *, min_score: float = 0.5) -> Image.Image:
+    """The picture, read where it is a path, with its detections; see `draw_detections`.
+
+    Raises:
+        DataError: it cannot be read, or is of another size than `detections` state.
+    """
+    if isinstance(picture, (str, os.PathLike)):
+        where = os.fspath(picture)
+        try:
+            with Image.open(picture) as opened:
+                pixels = pixels_in_memory(opened, where)
+        except (OSError, ValueError) as error:
+            text = " ".join(str(error).split())[:200]
+            raise DataError(f"cannot read the image ({text})", where=where) from None
+    else:
+        where = "image"
+        pixels = pixels_in_memory(picture)
+    height, width = pixels.shape[:2]
+    if (height, width) != (detections.height, detections.width):
+        raise DataError(
+            f"the image has {width}x{height} pixels, the detections are of "
+            f"{detections.width}x{detections.height}",
+            where=where,
+            todo="give the image that was predicted on",
+        )
+    return draw_detections(pixels, detections, detections.names, min_score=min_score)
 
 
 def colour(category_id: int) -> tuple[int, int, int]:

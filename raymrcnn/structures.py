@@ -6,13 +6,17 @@ Plain data: geometry lives with the code that needs it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import torch
+    from PIL.Image import Image
+
+    from raymrcnn.pictures import Picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +74,41 @@ class Detections:
     scores: npt.NDArray[np.float32]  # [num_detections], 0 to 1
     category_ids: npt.NDArray[np.int64]  # [num_detections], ids of the data set
     rles: list[str]  # compressed COCO RLE counts of (height, width) masks
+    # Names of categories, where they are known; no part of what was found.
+    names: Mapping[int, str] = field(default_factory=dict, compare=False, repr=False)
+
+    def to_coco(self) -> list[dict[str, Any]]:
+        """Entries of a COCO results file: bbox as [x, y, width, height], masks as RLE."""
+        from raymrcnn.rows import coco_results
+
+        return coco_results(self)
+
+    def masks(self) -> npt.NDArray[np.bool_]:
+        """[num_detections, height, width]: every mask as pixels; many of them need much memory.
+
+        Raises:
+            DataError: a mask is malformed.
+        """
+        import numpy as np
+
+        from raymrcnn.masks import rle_to_bitmap
+
+        found = [rle_to_bitmap(rle, self.height, self.width) for rle in self.rles]
+        return np.array(found, bool).reshape(-1, self.height, self.width)
+
+    def overlay(self, image: Picture, *, min_score: float = 0.5) -> Image:
+        """The image with masks, boxes and labels drawn over it.
+
+        Args:
+            image: what was predicted on: a path, uint8 [height, width, 3] RGB, or a PIL image.
+            min_score: of what is drawn, 0 to 1.
+
+        Raises:
+            DataError: it cannot be read, or has another size.
+        """
+        from raymrcnn.overlay import draw_over
+
+        return draw_over(image, self, min_score=min_score)
 
 
 @dataclass(frozen=True, kw_only=True)

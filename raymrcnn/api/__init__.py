@@ -12,12 +12,23 @@ from typing import Any, Union
 from raymrcnn import rundir
 from raymrcnn.api.inference import InferResult, draw, infer, predict
 from raymrcnn.api.training import TrainResult, train
+from raymrcnn.data.write import write_dataset
 from raymrcnn.errors import DataError
 from raymrcnn.infer.sink import image_ids, read_manifest
 from raymrcnn.score.coco import Scores
 from raymrcnn.scoring import Predicted, compare_predicted, ground_truth, score_predicted
 
-__all__ = ["InferResult", "TrainResult", "compare", "draw", "infer", "predict", "score", "train"]
+__all__ = [
+    "InferResult",
+    "TrainResult",
+    "compare",
+    "draw",
+    "infer",
+    "predict",
+    "score",
+    "train",
+    "write_dataset",
+]
 
 Path_ = Union[str, "os.PathLike[str]"]
 

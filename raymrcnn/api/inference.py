@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, Union, cast, overload
+
+import numpy as np
+import torch
+from PIL import Image
 
 from raymrcnn import rundir, storage
 from raymrcnn.data.images import decode_image
 from raymrcnn.device.accelerator import CPU, first_device, pick
 from raymrcnn.device.choice.on_ray import chosen_cards, require_known_batch
-from raymrcnn.infer.job import InferJob, load_predictor
+from raymrcnn.errors import DataError
+from raymrcnn.infer.job import InferJob, load_predictor_and_categories
 from raymrcnn.infer.job import prepare as prepare_infer
 from raymrcnn.infer.labeler import BlockSummary
 from raymrcnn.infer.sink import read_manifest
+from raymrcnn.pictures import Picture, is_picture, pixels_in_memory
 from raymrcnn.report.drawn import Drawn
 from raymrcnn.report.drawn import draw as draw_images
 from raymrcnn.score.coco import Scores
@@ -23,6 +30,7 @@ from raymrcnn.structures import Detections, ImageRef
 from raymrcnn.weights.source import absolute_source
 
 Path_ = Union[str, "os.PathLike[str]"]
+DEFAULT_WEIGHTS = "MaskRCNN_ResNet50_FPN_Weights.COCO_V1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,22 +165,92 @@ def draw(
     return draw_images(source, count, sample_seed=sample_seed, min_score=min_score)
 
 
+@overload
 def predict(
-    images: Sequence[Path_],
-    weights: str,
+    images: Picture,
+    weights: Path_ = ...,
+    *,
+    device: str = ...,
+    dtype: str = ...,
+    score_threshold: float = ...,
+    max_detections: int = ...,
+) -> Detections: ...
+@overload
+def predict(
+    images: list[Any] | tuple[Any, ...],
+    weights: Path_ = ...,
+    *,
+    device: str = ...,
+    dtype: str = ...,
+    score_threshold: float = ...,
+    max_detections: int = ...,
+) -> list[Detections]: ...
+def predict(
+    images: Picture | Sequence[Picture],
+    weights: Path_ = DEFAULT_WEIGHTS,
     *,
     device: str = "auto",
     dtype: str = "float32",
     score_threshold: float = 0.05,
     max_detections: int = 100,
-) -> list[Detections]:
-    """Detections of a few images, in this process and without Ray.
+) -> Detections | list[Detections]:
+    """What is in an image, or in each of a few, in this process and without Ray.
+
+    The network of the last call is kept, so that one image after another costs no loading.
+
+    Args:
+        images: a path, a PIL image, or uint8 [height, width, 3] RGB; or a list of these. Images
+            are turned upright by their EXIF orientation.
+        weights: a file, a run folder or a torchvision weight name; COCO's 80 classes by default.
+        device: auto, cpu, cuda or mlu.
+        dtype: float32, float16 or bfloat16.
+        score_threshold: a detection must score above.
+        max_detections: kept of an image.
+
+    Returns:
+        Detections of the image, or a list of them, one an image.
 
     Raises:
         RaymrcnnError: an image or the weights cannot be read, or the device lacks the dtype.
     """
+    predictor = _predictor(
+        os.fspath(weights),
+        _changed_at(os.fspath(weights)),
+        device,
+        dtype,
+        score_threshold,
+        max_detections,
+    )
+    alone = is_picture(images)
+    several = [images] if alone else cast("Sequence[Any]", images)
+    found = []
+    for k, picture in enumerate(several, start=1):
+        name, pixels = _pixels(picture, k)
+        ref = ImageRef(image_id=k, file_name=os.path.basename(name), uri=name)
+        (one,) = predictor.predict([pixels], [ref])
+        found.append(replace(one, names=predictor.names))
+    return found[0] if alone else found
+
+
+@dataclass(frozen=True, eq=False)
+class _Loaded:
+    """A predictor, and what its category ids are called."""
+
+    predict: Callable[[Sequence[torch.Tensor], Sequence[ImageRef]], list[Detections]]
+    names: dict[int, str]
+
+
+@lru_cache(maxsize=1)
+def _predictor(
+    weights: str,
+    changed_at: tuple[int, ...],
+    device: str,
+    dtype: str,
+    score_threshold: float,
+    max_detections: int,
+) -> _Loaded:
     accelerator = pick(device)
-    predictor = load_predictor(
+    predictor, categories = load_predictor_and_categories(
         weights,
         accelerator,
         first_device(accelerator),
@@ -180,8 +258,26 @@ def predict(
         score_threshold,
         max_detections,
     )
-    found = []
-    for k, path in enumerate(images, start=1):
-        ref = ImageRef(image_id=k, file_name=os.path.basename(path), uri=os.fspath(path))
-        found += predictor.predict([decode_image(path)], [ref])
-    return found
+    return _Loaded(predictor.predict, {c.id: c.name for c in categories if c is not None})
+
+
+def _changed_at(weights: str) -> tuple[int, ...]:
+    """When a file or run folder last changed, so that a newer checkpoint is not missed."""
+    path = Path(weights).expanduser()
+    places = (path, path / rundir.CHECKPOINTS)
+    return tuple(place.stat().st_mtime_ns for place in places if os.path.exists(place))
+
+
+def _pixels(picture: Picture, k: int) -> tuple[str, torch.Tensor]:
+    """A name, and uint8 [3, height, width] RGB."""
+    if isinstance(picture, (str, os.PathLike)):
+        return os.fspath(picture), decode_image(picture)
+    if not isinstance(picture, (np.ndarray, Image.Image)):
+        raise DataError(
+            f"a {type(picture).__name__} is no image",
+            where=f"image {k}",
+            todo="give a path, a PIL image, or uint8 [height, width, 3] RGB",
+        )
+    pixels = pixels_in_memory(picture, f"image {k}").transpose(2, 0, 1)
+    name = str(getattr(picture, "filename", "") or f"image-{k}")
+    return name, torch.from_numpy(np.array(pixels, order="C"))

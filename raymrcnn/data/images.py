@@ -17,6 +17,7 @@ import torch
 from PIL import Image, Jpeg2KImagePlugin, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from raymrcnn.errors import DataError
+from raymrcnn.pictures import orientation_of, rgb_of, turned
 
 MAX_PIXELS = 100_000_000
 
@@ -31,18 +32,6 @@ Image.preinit()
 _PLUGINS = (Jpeg2KImagePlugin, TiffImagePlugin, WebPImagePlugin)
 _WANTED = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
 FORMATS = tuple(name for name in _WANTED if name in Image.OPEN)
-
-_ORIENTATION = 0x0112
-# What brings the stored pixels upright (EXIF 2.3, section 4.6.4, tag Orientation).
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 def decode_image(
@@ -67,7 +56,7 @@ def decode_image(
             where one was given.
     """
     image, orientation = _read(data, max_pixels)
-    return _to_tensor(_turned(image, orientation), _name(data))
+    return _to_tensor(turned(image, orientation), _name(data))
 
 
 def decode_annotated_image(
@@ -94,7 +83,7 @@ def decode_annotated_image(
         ImageSizeError: neither frame has the stated size.
     """
     image, orientation = _read(data, max_pixels)
-    upright = _turned(image, orientation)
+    upright = turned(image, orientation)
     for candidate in (upright, image):
         if candidate.size == (width, height):
             return _to_tensor(candidate, _name(data))
@@ -179,41 +168,14 @@ def _read(data: bytes | str | os.PathLike[str], max_pixels: int) -> tuple[Image.
     # Pillow's readers raise nearly anything on damaged input.
     except Exception as error:
         raise DataError(f"the image cannot be decoded ({_one_line(error)})", where=name) from None
-    return image, _orientation(image)
-
-
-def _orientation(image: Image.Image) -> int:
-    # After load(): only then has a TIFF been turned by Pillow itself, and a PNG read all chunks.
-    try:
-        value = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # broken EXIF: as if there were none
-        return 1
-    return value if isinstance(value, int) and value in _UPRIGHT else 1
-
-
-def _turned(image: Image.Image, orientation: int) -> Image.Image:
-    return image if orientation == 1 else image.transpose(_UPRIGHT[orientation])
+    return image, orientation_of(image)
 
 
 def _to_tensor(image: Image.Image, name: str) -> torch.Tensor:
-    if image.mode == "F":
-        raise DataError("the image has floating-point pixels, whose range is unknown", where=name)
-    pixels = _rgb(image)
+    pixels = rgb_of(image, name)
     tensor = torch.empty((3, *pixels.shape[:2]), dtype=torch.uint8)
     np.copyto(tensor.numpy(), pixels.transpose(2, 0, 1))
     return tensor
-
-
-def _rgb(image: Image.Image) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
-    """[height, width, 3] uint8."""
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        # Pillow would clip these at 255.
-        deep = np.asarray(image).astype(np.int64)
-        gray = (deep.clip(0, 65535) >> 8).astype(np.uint8)
-        return np.repeat(gray[:, :, None], 3, axis=2)
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # the direct way warns
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _name(data: bytes | str | os.PathLike[str]) -> str:

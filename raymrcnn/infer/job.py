@@ -129,10 +129,25 @@ def load_predictor(
     Raises:
         WeightError, DeviceError, ConfigError: one line each.
     """
+    return load_predictor_and_categories(
+        weights, accelerator, device, dtype, score_threshold, max_detections
+    )[0]
+
+
+def load_predictor_and_categories(
+    weights: str,
+    accelerator: Accelerator,
+    device: torch.device,
+    dtype: str = "float32",
+    score_threshold: float = 0.05,
+    max_detections: int = 100,
+) -> tuple[Predictor, tuple[Category | None, ...]]:
+    """As `load_predictor`, and the category of each label from 1."""
     chosen = parse_dtype(dtype, accelerator)
     source = load_model_source(weights)
     ids = [None if c is None else c.id for c in source.categories]
-    return Predictor(_built(source), ids, device, chosen, score_threshold, max_detections)
+    predictor = Predictor(_built(source), ids, device, chosen, score_threshold, max_detections)
+    return predictor, tuple(source.categories)
 
 
 def predictor_of(job: InferJob, source: ModelSource, device: torch.device) -> Predictor:

@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from small_weights import write_run
 
 import raymrcnn
 from raymrcnn import api
+from raymrcnn.data.synthetic import CATEGORIES
 from raymrcnn.errors import DataError, DeviceError
 from raymrcnn.masks import rle_to_bitmap
 
 
 def test_the_package_offers_what_it_says_and_no_more() -> None:
-    assert raymrcnn.__all__ == ["infer", "predict", "score", "train"]
+    assert raymrcnn.__all__ == ["infer", "predict", "score", "train", "write_dataset"]
     for name in raymrcnn.__all__:
         assert callable(getattr(raymrcnn, name))
         assert "Raises:" in getattr(api, name).__doc__
@@ -81,7 +83,78 @@ def test_a_few_images_are_predicted_in_this_process(
         assert one.scores.min() > 0.1
         assert np.all(np.diff(one.scores) <= 0)
         assert rle_to_bitmap(one.rles[0], one.height, one.width).any()
+        assert one.names == CATEGORIES
     assert raymrcnn.predict([], str(small_run), device="cpu") == []
+
+
+def test_one_image_is_predicted_however_it_is_held(
+    made_up: Path, small_run: Path, tmp_path: Path
+) -> None:
+    path = min((made_up / "val2017").iterdir())
+    with Image.open(path) as opened:
+        opened.load()
+    pixels = np.asarray(opened)
+    found = raymrcnn.predict(path, small_run, device="cpu")
+    assert len(found.scores)
+    for same in (str(path), opened, pixels, np.dstack([pixels, pixels[:, :, :1]])):
+        other = raymrcnn.predict(same, small_run, device="cpu")
+        np.testing.assert_array_equal(other.boxes, found.boxes)
+        assert other.rles == found.rles
+    (listed,) = raymrcnn.predict([pixels], small_run, device="cpu")
+    assert listed.rles == found.rles
+    turned = opened.transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn to the right brings it upright
+    turned.save(tmp_path / "turned.png", exif=exif)
+    with Image.open(tmp_path / "turned.png") as stored:
+        assert raymrcnn.predict(stored, small_run, device="cpu").rles == found.rles
+    gray = raymrcnn.predict(pixels[:, :, 0], small_run, device="cpu")
+    assert (gray.width, gray.height) == opened.size
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (np.zeros((4, 4, 3), np.float32), "pixels of type float32"),
+        (np.zeros((4, 4, 7), np.uint8), "an array of 4x4x7 is no image"),
+        (np.zeros(4, np.uint8), "an array of 4 is no image"),
+        (np.zeros((0, 4, 3), np.uint8), "has no pixels"),
+        ([None], "a NoneType is no image"),
+    ],
+)
+def test_what_is_no_image_is_refused(image: Any, said: str, small_run: Path) -> None:
+    with pytest.raises(DataError, match=said):
+        raymrcnn.predict(image, small_run, device="cpu")
+
+
+def test_detections_become_coco_entries_pixels_and_a_drawing(
+    made_up: Path, small_run: Path
+) -> None:
+    path = min((made_up / "val2017").iterdir())
+    found = raymrcnn.predict(path, small_run, device="cpu", max_detections=3)
+    entries = found.to_coco()
+    assert len(entries) == len(found.scores) == len(found.masks())
+    assert entries[0]["segmentation"] == {
+        "size": [found.height, found.width], "counts": found.rles[0],
+    }  # fmt: skip
+    assert found.masks().shape[1:] == (found.height, found.width)
+    with Image.open(path) as opened:
+        drawings = [found.overlay(held, min_score=0.0) for held in (path, opened)]
+        drawings.append(found.overlay(np.asarray(opened), min_score=0.0))
+        plain = found.overlay(opened, min_score=1.0)
+    assert drawings[0].tobytes() == drawings[1].tobytes() == drawings[2].tobytes()
+    assert drawings[0].tobytes() != plain.tobytes()
+    with pytest.raises(DataError, match="the image has 9x9 pixels"):
+        found.overlay(np.zeros((9, 9, 3), np.uint8))
+    with pytest.raises(DataError, match="cannot read the image"):
+        found.overlay("/nowhere.jpg")
+
+
+def test_a_newer_checkpoint_is_not_missed(made_up: Path, tmp_path: Path) -> None:
+    path = min((made_up / "val2017").iterdir())
+    first = raymrcnn.predict(path, write_run(tmp_path / "run"), device="cpu")
+    again = raymrcnn.predict(path, write_run(tmp_path / "run", seed=1), device="cpu")
+    assert first.boxes.tolist() != again.boxes.tolist()
 
 
 def test_an_image_that_cannot_be_read_stops_a_prediction(small_run: Path, tmp_path: Path) -> None:
