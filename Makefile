@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-slow lint bench install clean
+.PHONY: demo test test-slow lint docs bench install clean
 
 install: $(VENV)/.installed
 
@@ -32,6 +32,9 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: install
+	$(BIN)/mkdocs build --strict --quiet
 
 bench: install
 	for b in benchmarks/[a-z]*.py; do $(BIN)/python $$b || exit 1; done

@@ -11,8 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from raymrcnn import __version__
-from raymrcnn.cli import data, demo, doctor, infer, recipes, report, score, train, weights
+from raymrcnn.cli import data, demo, doctor, infer, recipes, report, score, show, train, weights
 from raymrcnn.cli.jobs import OnCluster
 from raymrcnn.errors import RaymrcnnError
 
@@ -82,7 +81,9 @@ app.add_typer(weights.app, name="weights")
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"raymrcnn {__version__}")
+        from raymrcnn.cli.versions import stack
+
+        typer.echo("\n".join(stack()))
         raise typer.Exit
 
 
@@ -90,10 +91,20 @@ def _version(wanted: bool) -> None:
 def options(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+        typer.Option(
+            "--version",
+            callback=_version,
+            is_eager=True,
+            help="Print the versions of raymrcnn and of what it runs on.",
+        ),
+    ] = False,
+    quiet: Annotated[
+        bool,
+        typer.Option("--quiet", "-q", help="No progress, of any command; results and errors stay."),
     ] = False,
 ) -> None:
     """Options of the command itself."""
+    show.be_quiet(quiet)
 
 
 def main() -> None:

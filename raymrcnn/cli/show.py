@@ -71,6 +71,15 @@ def print_detail(scores: Any) -> None:
     print_table(calibration_table(scores), "How many detections of a score are right")
 
 
+_quiet = False
+
+
+def be_quiet(quiet: bool) -> None:
+    """Whether progress lines made from here on print nothing: `raymrcnn --quiet`."""
+    global _quiet
+    _quiet = quiet
+
+
 class ProgressLine:
     """One line that is renewed in place on a terminal, and printed now and then elsewhere.
 
@@ -82,7 +91,7 @@ class ProgressLine:
     def __init__(self, quiet: bool = False, every_s: float = 10.0) -> None:
         from rich.console import Console
 
-        self._console = Console(stderr=True, quiet=quiet)
+        self._console = Console(stderr=True, quiet=quiet or _quiet)
         self._every_s = every_s
         self._printed = 0.0
         self._open = False

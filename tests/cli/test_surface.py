@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import inspect
+import platform
 import re
 import subprocess
 import sys
@@ -105,8 +107,50 @@ print(sorted({heavy!r} & set(sys.modules)))
     assert ran.stdout == "[]\n", ran.stderr
 
 
-def test_the_version_is_told() -> None:
-    assert done("--version") == f"raymrcnn {__version__}\n"
+def test_the_versions_of_the_stack_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = done("--version").splitlines()
+    assert lines[0] == f"raymrcnn {__version__}"
+    assert [line.partition(" ")[0] for line in lines[1:5]] == [
+        "Python", "torch", "torchvision", "Ray",
+    ]  # fmt: skip
+    assert lines[1] == f"Python {platform.python_version()}"
+    assert lines[2] == f"torch {importlib.metadata.version('torch')}"
+    assert lines[-1].startswith("accelerator: ")
+
+    def broken(name: str) -> None:
+        raise RuntimeError("no driver\nat all")
+
+    monkeypatch.setattr("raymrcnn.device.accelerator.pick", broken)
+    assert done("--version").splitlines() == [
+        *lines[:-1],
+        "accelerator: unknown (no driver at all)",
+    ]
+
+
+def test_quiet_prints_no_progress_and_the_same_result(made_up: Path, tmp_path: Path) -> None:
+    words = ["data", "shard", "--data", made_up, "--split", "val2017", "--out"]
+    loud, quiet = raymrcnn(*words, tmp_path / "a"), raymrcnn("-q", *words, tmp_path / "b")
+    assert loud.exit_code == quiet.exit_code == 0
+    assert loud.stderr
+    assert quiet.stderr == ""
+    assert quiet.stdout == loud.stdout.replace(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert raymrcnn(*words, tmp_path / "c").stderr  # of one command alone
+
+
+def test_completion_starts_nothing_heavy() -> None:
+    program = """
+import os, sys
+os.environ.update(_RAYMRCNN_COMPLETE="complete_bash", COMP_WORDS="raymrcnn tr", COMP_CWORD="1")
+sys.argv = ["raymrcnn"]
+from raymrcnn.cli.main import main
+try:
+    main()
+except SystemExit:
+    pass
+assert not {"torch", "ray", "numpy"} & set(sys.modules), "heavy"
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ran.stdout.split() == ["train"], ran.stderr
 
 
 def test_without_a_command_the_help_is_shown() -> None:
