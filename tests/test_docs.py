@@ -103,7 +103,7 @@ def test_a_command_in_a_block_is_well_written(page: str, text: str) -> None:
 @pytest.mark.parametrize(("page", "text"), inline_commands())
 def test_a_command_in_a_sentence_exists(page: str, text: str) -> None:
     words = shlex.split(text)[1:]
-    if words[:1] == ["..."]:
+    if words[:1] in (["..."], ["…"]):
         return
     command, rest = command_of(words)
     check_options(APP if not words or words[0].startswith("-") else command, rest)
