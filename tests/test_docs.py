@@ -181,3 +181,17 @@ def test_the_python_of_the_docs_runs(tmp_path: Path) -> None:
     assert "{1: 'disc'}" in ran.stdout
     assert "nowhere.jpg | cannot read the image" in ran.stdout
     assert (tmp_path / "drawn.png").is_file()
+
+
+def test_the_recipes_page_has_every_field_with_its_default() -> None:
+    from raymrcnn.recipes import RECIPES
+
+    text = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z_.0-9]+)` \| `([^`]*)` \|", text, re.M)
+    assert [name for name, _ in rows if name != "name"] and len(rows) == len(dict(rows))
+    assert set(dict(rows)) == set(field_paths(Recipe)) - {"name"}
+    base = recipe_named("r50_fpn_1x")
+    for name, default in rows:
+        value = default if default != "1/3" else str(1 / 3)
+        assert override(base, [f"{name}={value}"]) == base, (name, default)
+    assert all(f"| `{name}` |" in text for name in RECIPES)
