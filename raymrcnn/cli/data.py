@@ -8,10 +8,13 @@ from typing import Annotated
 import typer
 
 from raymrcnn import rundir
+from raymrcnn.cli import data_tools
 from raymrcnn.cli.options import Json
 from raymrcnn.cli.show import ProgressLine, print_json, print_table
 
 app = typer.Typer(no_args_is_help=True, help="Make and check data sets.")
+
+app.command()(data_tools.fetch)
 
 WRONG_INPUT = 2
 FINDINGS_SHOWN = 20
