@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import signal
 import threading
 import time
@@ -93,7 +94,7 @@ class ProgressLine:
 
         self._console = Console(stderr=True, quiet=quiet or _quiet)
         self._every_s = every_s
-        self._printed = 0.0
+        self._printed = -math.inf
         self._open = False
 
     def show(self, line: str, *, last: bool = False) -> None:

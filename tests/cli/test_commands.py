@@ -28,6 +28,7 @@ from raymrcnn.infer.sink import read_results
 from raymrcnn.recipes import RECIPES, tiny
 from raymrcnn.train import on_ray as train_on_ray
 from raymrcnn.train.job import Failures, PreparedJob
+from raymrcnn.train.validation import Validate
 from raymrcnn.train.worker import Channel, train_worker
 
 # recipes
@@ -311,6 +312,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         on_news: Callable[[dict[str, Any]], None],
         stop: threading.Event,
         failures: Failures,
+        validate: Validate,
     ) -> int:
         assert failures == Failures()
         looks = iter(range(1, 10**9))
@@ -360,6 +362,7 @@ def test_train_says_how_it_went_and_a_second_time_does_nothing(
     assert again.stderr == ""
     assert json.loads(again.stdout) == {
         "run": str(tmp_path / "run"), "step": 6, "status": "complete", "resumed_from": 6,
+        "best_step": None, "scores": None,
     }  # fmt: skip
     assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "complete"
 
