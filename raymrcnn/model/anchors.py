@@ -41,8 +41,9 @@ class PyramidAnchors(AnchorGenerator):  # type: ignore[misc]  # torchvision has 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
         """[anchors, 4] XYXY for each image: by level, row, column and aspect ratio."""
         if self.stride_from_grid:
-            anchors: list[Tensor] = super().forward(image_list, feature_maps)
-            return anchors
+            first_alone = ImageList(image_list.tensors, image_list.image_sizes[:1])
+            (anchors,) = super().forward(first_alone, feature_maps)
+            return [anchors] * len(image_list.image_sizes)
         first = feature_maps[0]
         self.set_cell_anchors(first.dtype, first.device)
         grids = [list(level.shape[-2:]) for level in feature_maps]

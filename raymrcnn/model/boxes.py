@@ -7,11 +7,13 @@ give their own bits. Boxes are [n, 4] XYXY float32 throughout.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder
-from torchvision.ops.boxes import batched_nms, box_iou, clip_boxes_to_image
+from torchvision.ops.boxes import batched_nms, box_iou
 
 from raymrcnn.model.conventions import Weights4
 
@@ -64,17 +66,30 @@ def to_last_pixels(boxes: Tensor, extra_width: float) -> Tensor:
     return torch.cat((boxes[:, :2], (boxes[:, 2:] - extra_width).maximum(boxes[:, :2])), dim=1)
 
 
-def clip(boxes: Tensor, image_size: tuple[int, int], extra_width: float) -> Tensor:
-    """Boxes cut at the edges of an image of (height, width)."""
-    height, width = image_size
-    clipped: Tensor = clip_boxes_to_image(boxes, (height - extra_width, width - extra_width))
-    return clipped
+def last_places(image_sizes: Sequence[tuple[int, int]], like: Tensor, extra_width: float) -> Tensor:
+    """The largest (x1, y1, x2, y2) in each image of (height, width); [images, 4] as `like` is."""
+    ends = [(width, height, width, height) for height, width in image_sizes]
+    return like.new_tensor(ends) - extra_width
+
+
+def clip(boxes: Tensor, last: Tensor) -> Tensor:
+    """Boxes [..., 4] cut at the edges of their images, which `last_places` says."""
+    return boxes.clamp(min=0).minimum(last)
+
+
+def scale_factors(sizes: Sequence[tuple[int, int]], new_sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """What boxes in images of (height, width) are multiplied by in such of new sizes.
+
+    Float32 [images, 4], on the host. The same bits as in torchvision's `resize_boxes`.
+    """
+    old, new = (torch.tensor(of, dtype=torch.float32).reshape(-1, 2) for of in (sizes, new_sizes))
+    return (new / old)[:, [1, 0, 1, 0]]
 
 
 def are_as_wide(boxes: Tensor, side: float, extra_width: float) -> Tensor:
-    """Which boxes have at least this width and height; bool [n]."""
-    sides = boxes[:, 2:] - boxes[:, :2]
-    return (sides + extra_width >= side).all(dim=1)
+    """Which boxes [..., 4] have at least this width and height; bool [...]."""
+    sides = boxes[..., 2:] - boxes[..., :2]
+    return (sides + extra_width >= side).all(dim=-1)
 
 
 def crosses_edge(boxes: Tensor, image_size: tuple[int, int], extra_width: float) -> Tensor:

@@ -18,10 +18,11 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RPNHead
 
-from raymrcnn.model.boxes import are_as_wide, clip, ended, suppressed
+from raymrcnn.model.boxes import are_as_wide, clip, ended, last_places
 from raymrcnn.model.losses import box_sums, mask_sum
 from raymrcnn.model.proposals import Annotations, Proposals
 from raymrcnn.model.sampling import other_keys, sample_balanced
+from raymrcnn.model.suppression import best_of_images, image_numbers
 
 
 class ProposalHead(RPNHead):  # type: ignore[misc]  # torchvision has no types
@@ -164,6 +165,49 @@ class BoxAndMaskHeads(RoIHeads):  # type: ignore[misc]
         )
         return found
 
+    def detections(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_sizes: list[tuple[int, int]],
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]:
+        """What `boxes_found` gives, and masks [sum of n, 28, 28] float32 of all, 0 to 1.
+
+        Args:
+            features: levels of the batch.
+            proposals: an image each, [n, 4] in resized pixels.
+            image_sizes: (height, width) of each resized image.
+        """
+        boxes, scores, labels = self.boxes_found(features, proposals, image_sizes)
+        return boxes, scores, labels, self.masks_of(features, boxes, labels, image_sizes)
+
+    def boxes_found(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_sizes: list[tuple[int, int]],
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """As `postprocess_detections`, of these proposals."""
+        logits, deltas = self.box_predictor(
+            self.box_head(self.box_roi_pool(features, proposals, image_sizes))
+        )
+        return self.postprocess_detections(logits, deltas, proposals, image_sizes)
+
+    def masks_of(
+        self,
+        features: dict[str, Tensor],
+        boxes: list[Tensor],
+        labels: list[Tensor],
+        image_sizes: list[tuple[int, int]],
+    ) -> Tensor:
+        """Masks [sum of n, 28, 28] float32, 0 to 1, of boxes [n, 4] with labels [n]."""
+        logits = self.mask_predictor(
+            self.mask_head(self.mask_roi_pool(features, boxes, image_sizes))
+        )
+        label = torch.cat(labels)
+        masks: Tensor = logits[torch.arange(len(label), device=label.device), label]
+        return masks.sigmoid()
+
     def postprocess_detections(
         self,
         class_logits: Tensor,
@@ -179,28 +223,24 @@ class BoxAndMaskHeads(RoIHeads):  # type: ignore[misc]
         counts = [len(p) for p in proposals]
         scores = F.softmax(class_logits, -1)[:, 1:]  # [num_rois, classes]
         deltas = box_regression.reshape(len(scores), -1, 4)[:, 1:]  # [num_rois, classes, 4]
-        split = torch.split_with_sizes
-        kept = zip(
-            split(scores, counts), split(deltas, counts), proposals, image_shapes, strict=True
-        )
-        results = [self._detections_of_image(*image) for image in kept]
-        boxes, best_scores, labels = (list(column) for column in zip(*results, strict=True))
-        return boxes, best_scores, labels
-
-    def _detections_of_image(
-        self, scores: Tensor, deltas: Tensor, proposals: Tensor, image_shape: tuple[int, int]
-    ) -> tuple[Tensor, Tensor, Tensor]:
         roi, label = torch.where(scores > self.score_thresh)
-        boxes = self.box_coder.decode_single(deltas[roi, label], proposals[roi])
-        boxes = clip(boxes, image_shape, self.extra_width)
+        image = image_numbers(counts, roi.device)[roi]
+        boxes = self.box_coder.decode_single(deltas[roi, label], torch.cat(proposals)[roi])
+        last = last_places(image_shapes, boxes, self.extra_width)
+        boxes = clip(boxes, last[image])
         kept = torch.where(are_as_wide(boxes, self.min_box_side, self.extra_width))[0]
-        boxes, found, labels = boxes[kept], scores[roi, label][kept], label[kept] + 1
-        best = suppressed(
+        boxes, image, labels = boxes[kept], image[kept], label[kept] + 1
+        found = scores[roi, label][kept]
+        best, numbers = best_of_images(
             boxes,
             found,
             labels,
+            image,
+            len(proposals),
             self.nms_thresh,
+            self.detections_per_img,
             extra_width=self.extra_width,
             drops_equal=self.drops_equal,
-        )[: self.detections_per_img]
-        return boxes[best], found[best], labels[best]
+        )
+        columns = (column[best].split_with_sizes(numbers) for column in (boxes, found, labels))
+        return tuple(map(list, columns))  # type: ignore[return-value]

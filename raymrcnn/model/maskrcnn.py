@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
-from torchvision.models.detection.transform import resize_boxes
 
 from raymrcnn.config import ModelConfig
 from raymrcnn.model.anchors import PyramidAnchors
@@ -29,7 +28,7 @@ from raymrcnn.model.backbone import (
     build_backbone,
     is_resnext,
 )
-from raymrcnn.model.boxes import WideBoxCoder, to_last_pixels, without_area
+from raymrcnn.model.boxes import WideBoxCoder, scale_factors, to_last_pixels
 from raymrcnn.model.conventions import CONVENTIONS, Conventions
 from raymrcnn.model.heads import (
     BoxAndMaskHeads,
@@ -40,6 +39,7 @@ from raymrcnn.model.heads import (
 from raymrcnn.model.losses import LOSSES, NUM_COUNTS, LossSums, divided
 from raymrcnn.model.pooling import PyramidPool
 from raymrcnn.model.proposals import ProposalNetwork
+from raymrcnn.model.suppression import image_numbers, with_area
 from raymrcnn.model.transform import ImageTransform
 from raymrcnn.structures import BatchPlan, Target
 
@@ -169,21 +169,33 @@ class MaskRCNN(nn.Module):
             batch, _ = self.transform(list(images))
             features = self.backbone(batch.tensors)
             proposals, _ = self.rpn(batch, features)
-            found, _ = self.roi_heads(features, proposals, batch.image_sizes)
-        return [
-            self._scaled_back(one, resized, tuple(image.shape[-2:]))
-            for one, resized, image in zip(found, batch.image_sizes, images, strict=True)
-        ]
+            found = self.roi_heads.detections(features, proposals, batch.image_sizes)
+            originals = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
+            return self._scaled_back(*found, batch.image_sizes, originals)
 
     def _scaled_back(
-        self, found: dict[str, Tensor], resized: tuple[int, int], original: tuple[int, ...]
-    ) -> RawDetections:
-        boxes = resize_boxes(found["boxes"], resized, original)
-        scores, labels, masks = found["scores"], found["labels"], found["masks"][:, 0]
+        self,
+        boxes: Sequence[Tensor],
+        scores: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        masks: Tensor,
+        resized: Sequence[tuple[int, int]],
+        originals: Sequence[tuple[int, int]],
+    ) -> list[RawDetections]:
+        """Detections in the pixels of the original images."""
+        counts = [len(of) for of in boxes]
+        image = image_numbers(counts, masks.device)
+        every = torch.cat(list(boxes)) * scale_factors(resized, originals).to(masks.device)[image]
+        columns = [every, torch.cat(list(scores)), torch.cat(list(labels)), masks]
         if self.conventions.drop_empty:
-            kept = torch.where(~without_area(boxes))[0]
-            boxes, scores, labels, masks = boxes[kept], scores[kept], labels[kept], masks[kept]
-        return RawDetections(boxes=boxes, scores=scores, labels=labels, mask_probs=masks)
+            rows = torch.arange(len(every), device=masks.device)
+            kept, counts = with_area(rows, every, counts)
+            columns = [column[kept] for column in columns]
+        split = [column.split_with_sizes(counts) for column in columns]
+        return [
+            RawDetections(boxes=box, scores=score, labels=label, mask_probs=mask)
+            for box, score, label, mask in zip(*split, strict=True)
+        ]
 
     def limit_detections(self, score_threshold: float, max_detections: int) -> None:
         """Keep detections that score above the threshold, and of an image the best so many."""

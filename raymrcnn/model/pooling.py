@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from raymrcnn.model.suppression import image_numbers
+
 
 class PyramidPool(nn.Module):
     """Pool each box from the one level that suits its size.
@@ -70,9 +72,9 @@ class PyramidPool(nn.Module):
             [sum of n, channels, output_size, output_size]
         """
         levels = list(features.values())[: len(self.strides)]
-        rois = torch.cat(
-            [torch.cat((b.new_full((len(b), 1), i), b), dim=1) for i, b in enumerate(boxes)]
-        )
+        every = torch.cat(boxes)
+        images = image_numbers([len(of) for of in boxes], every.device)
+        rois = torch.cat((images[:, None].to(every.dtype), every), dim=1)
         level_of = self.level_of(rois[:, 1:])
         pooled = levels[0].new_zeros((len(rois), levels[0].shape[1], *self.output_size))
         for i, (level, stride) in enumerate(zip(levels, self.strides, strict=True)):

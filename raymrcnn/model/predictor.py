@@ -165,11 +165,11 @@ def _to_host(found: Sequence[RawDetections], images: Sequence[Tensor]) -> list[H
     """One device-to-host copy for the whole batch, whatever the number of detections."""
     if not found:
         return []
-    columns = [
-        (one.boxes, one.scores[:, None], one.labels[:, None].float(), one.mask_probs.flatten(1))
-        for one in found
-    ]
-    packed = torch.cat([torch.cat(parts, dim=1) for parts in columns]).cpu()
+    labels = torch.cat([one.labels for one in found]).float()
+    scores = torch.cat([one.scores for one in found])
+    boxes = torch.cat([one.boxes for one in found])
+    masks = torch.cat([one.mask_probs for one in found]).flatten(1)
+    packed = torch.cat((boxes, scores[:, None], labels[:, None], masks), dim=1).cpu()
     results = []
     rows = packed.split([len(one.scores) for one in found])  # type: ignore[no-untyped-call]
     for table, image in zip(rows, images, strict=True):

@@ -14,9 +14,10 @@ from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, concat_box_prediction_layers
 
-from raymrcnn.model.boxes import are_as_wide, clip, crosses_edge, iou, suppressed
+from raymrcnn.model.boxes import are_as_wide, clip, crosses_edge, iou, last_places
 from raymrcnn.model.losses import proposal_sums
 from raymrcnn.model.sampling import batch_keys, sample_balanced
+from raymrcnn.model.suppression import best_of_images, counts_of, image_numbers
 
 # An image each: boxes, labels, and masks as bitmaps or Outlines; resized pixels.
 Annotations = Sequence[dict[str, Any]]
@@ -137,38 +138,37 @@ class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]
         logits = objectness.gather(1, best)
         probability = torch.sigmoid(logits)
         ranks = logits if self.ranks_logits else probability
-        boxes, places, scores = [], [], []
-        scored = probability >= self.score_thresh
-        columns = (proposals, best, ranks, scored, image_shapes)
-        for of, place, score, good, size in zip(*columns, strict=True):
-            box = clip(of[place], size, self.extra_width)
-            kept = torch.where(are_as_wide(box, self.min_size, self.extra_width) & good)[0]
-            kept = kept[
-                suppressed(
-                    box[kept],
-                    score[kept],
-                    level[kept],
-                    self.nms_thresh,
-                    extra_width=self.extra_width,
-                    drops_equal=self.drops_equal,
-                )
-            ]
-            boxes.append(box[kept])
-            places.append(place[kept])
-            scores.append(score[kept])
-        chosen = self._top_n(scores)
-        return (
-            [of[c] for of, c in zip(boxes, chosen, strict=True)],
-            [of[c] for of, c in zip(places, chosen, strict=True)],
+        last = last_places(image_shapes, proposals, self.extra_width)[:, None]
+        boxes = clip(proposals.gather(1, best[..., None].expand(-1, -1, 4)), last)
+        good = are_as_wide(boxes, self.min_size, self.extra_width)
+        image, place = torch.where(good & (probability >= self.score_thresh))
+        of_batch = self.training and self.top_n_per_batch
+        chosen, counts = best_of_images(
+            boxes[image, place],
+            ranks[image, place],
+            level[place],
+            image,
+            len(proposals),
+            self.nms_thresh,
+            best.shape[1] if of_batch else self.post_nms_top_n(),
+            extra_width=self.extra_width,
+            drops_equal=self.drops_equal,
         )
+        if of_batch:
+            chosen, counts = self._best_of_batch(chosen, ranks[image, place], counts)
+        image, place = image[chosen], place[chosen]
+        split = torch.split_with_sizes
+        return list(split(boxes[image, place], counts)), list(split(best[image, place], counts))
 
-    def _top_n(self, scores: list[Tensor]) -> list[Tensor]:
-        """Indices of the best of each image, or of all together; scores fall in each image."""
-        most = self.post_nms_top_n()
-        counts = [min(len(of), most) for of in scores]
-        if self.training and self.top_n_per_batch:
-            # Where one image has more of the best, another goes on with fewer, perhaps none.
-            image = torch.cat([torch.full_like(of, i) for i, of in enumerate(scores)])
-            best = torch.cat(scores).topk(min(most, len(image))).indices
-            counts = [int((image[best] == i).sum()) for i in range(len(scores))]
-        return [torch.arange(n, device=of.device) for n, of in zip(counts, scores, strict=True)]
+    def _best_of_batch(
+        self, chosen: Tensor, scores: Tensor, counts: list[int]
+    ) -> tuple[Tensor, list[int]]:
+        """The best of all images together, where one has more of them than another, or all.
+
+        Scores fall in each image.
+        """
+        images = image_numbers(counts, chosen.device)
+        best = scores[chosen].topk(min(self.post_nms_top_n(), len(chosen))).indices
+        numbers = counts_of(images[best], len(counts))
+        kept = [of[:n] for of, n in zip(chosen.split_with_sizes(counts), numbers, strict=True)]
+        return torch.cat(kept), numbers

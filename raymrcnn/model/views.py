@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torchvision.models.detection.transform import resize_boxes
 
-from raymrcnn.model.boxes import suppressed, without_area
 from raymrcnn.model.maskrcnn import MaskRCNN, RawDetections
+from raymrcnn.model.suppression import best_of_images, image_numbers, with_area
 from raymrcnn.model.transform import ImageTransform
 
 _Sizes = Sequence[tuple[int, int]]  # (height, width) of each image, pixels
@@ -82,15 +82,15 @@ class ViewedDetector:
             left, of_view = self._seen(view, transform, images, originals)
             seen.append(left)
             found.append(of_view)
-        merged = [self._merged(list(of_image)) for of_image in zip(*found, strict=True)]
-        boxes = [box for box, _, _ in merged]
-        labels = [label for _, _, label in merged]
+        boxes, scores, labels = self._merged(
+            [list(of_image) for of_image in zip(*found, strict=True)]
+        )
         masks = torch.stack([self._masks(one, boxes, labels, originals) for one in seen]).mean(0)
         counts = [len(of) for of in boxes]
         return [
             RawDetections(boxes=box, scores=score, labels=label, mask_probs=mask)
             for (box, score, label), mask in zip(
-                merged, torch.split_with_sizes(masks, counts), strict=True
+                zip(boxes, scores, labels, strict=True), masks.split_with_sizes(counts), strict=True
             )
         ]
 
@@ -102,13 +102,7 @@ class ViewedDetector:
         batch, _ = transform([image.flip(-1) if view.mirrored else image for image in images])
         features = model.backbone(batch.tensors)
         proposals, _ = model.rpn(batch, features)
-        heads = model.roi_heads
-        logits, deltas = heads.box_predictor(
-            heads.box_head(heads.box_roi_pool(features, proposals, batch.image_sizes))
-        )
-        boxes, scores, labels = heads.postprocess_detections(
-            logits, deltas, proposals, batch.image_sizes
-        )
+        boxes, scores, labels = model.roi_heads.boxes_found(features, proposals, batch.image_sizes)
         found = []
         columns = zip(boxes, scores, labels, batch.image_sizes, originals, strict=True)
         for box, score, label, size, original in columns:
@@ -124,21 +118,29 @@ class ViewedDetector:
         x1, y1, x2, y2 = boxes.unbind(1)
         return torch.stack((end - x2, y1, end - x1, y2), dim=1)
 
-    def _merged(self, views: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes, scores and labels that are left of all views of one image, best first."""
-        boxes, scores, labels = (torch.cat(column) for column in zip(*views, strict=True))
+    def _merged(
+        self, images: list[list[tuple[Tensor, Tensor, Tensor]]]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Boxes, scores and labels that are left of all views of each image, best first."""
         heads, sheet = self._model.roi_heads, self._model.conventions
-        best = suppressed(
+        columns = [torch.cat([seen[k] for views in images for seen in views]) for k in range(3)]
+        boxes, scores, labels = columns
+        counts = [sum(len(score) for _, score, _ in views) for views in images]
+        best, counts = best_of_images(
             boxes,
             scores,
             labels,
+            image_numbers(counts, boxes.device),
+            len(images),
             heads.nms_thresh,
+            heads.detections_per_img,
             extra_width=heads.extra_width,
             drops_equal=heads.drops_equal,
-        )[: heads.detections_per_img]
+        )
         if sheet.drop_empty:
-            best = best[~without_area(boxes[best])]
-        return boxes[best], scores[best], labels[best]
+            best, counts = with_area(best, boxes, counts)
+        split = [list(column[best].split_with_sizes(counts)) for column in columns]
+        return split[0], split[1], split[2]
 
     def _masks(
         self, seen: _Seen, boxes: list[Tensor], labels: list[Tensor], originals: _Sizes
@@ -149,10 +151,7 @@ class ViewedDetector:
             resize_boxes(self._turned(box, original[1], seen.view), original, size)
             for box, size, original in zip(boxes, seen.sizes, originals, strict=True)
         ]
-        pooled = heads.mask_roi_pool(seen.features, resized, list(seen.sizes))
-        logits = heads.mask_predictor(heads.mask_head(pooled))
-        label = torch.cat(labels)
-        probs: Tensor = logits[torch.arange(len(label), device=label.device), label].sigmoid()
+        probs = heads.masks_of(seen.features, resized, labels, list(seen.sizes))
         return probs.flip(-1) if seen.view.mirrored else probs
 
 

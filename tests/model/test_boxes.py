@@ -11,7 +11,15 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops.boxes import batched_nms
 
 from raymrcnn.model import boxes as boxes_module
-from raymrcnn.model.boxes import WideBoxCoder, are_as_wide, clip, iou, suppressed, without_area
+from raymrcnn.model.boxes import (
+    WideBoxCoder,
+    are_as_wide,
+    clip,
+    iou,
+    last_places,
+    suppressed,
+    without_area,
+)
 
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
@@ -62,8 +70,9 @@ def test_without_extra_width_the_bits_are_torchvisions() -> None:
 
 def test_a_box_ends_at_the_last_pixel_of_the_image() -> None:
     box = torch.tensor([[-5.0, 3.0, 700.0, 900.0]])
-    assert clip(box, (480, 640), 1.0).tolist() == [[0, 3, 639, 479]]
-    assert clip(box, (480, 640), 0.0).tolist() == [[0, 3, 640, 480]]
+    for extra, expected in ((1.0, [0, 3, 639, 479]), (0.0, [0, 3, 640, 480])):
+        last = last_places([(480, 640)], box, extra)
+        assert clip(box, last).tolist() == [expected]
 
 
 def test_overlap_counts_the_last_pixel() -> None:
