@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +21,14 @@ from raymrcnn.device.accelerator import CPU
 from raymrcnn.errors import ConfigError, DataError
 from raymrcnn.score.coco import IOU_TYPES, Scores, merge, records_of, types_of
 from raymrcnn.score.compare import compare
-from raymrcnn.score.files import Asked, State, match_coco_json, part_files
+from raymrcnn.score.files import (
+    Asked,
+    Place,
+    State,
+    match_coco_json,
+    part_files,
+    write_scores,
+)
 
 Ints = npt.NDArray[np.int64]
 TODO_SAME = "compare runs on the same images, and score them with the same annotations"
@@ -32,14 +38,15 @@ TODO_SAME = "compare runs on the same images, and score them with the same annot
 class Predicted:
     """Predictions: a folder or a COCO results file."""
 
-    path: Path
+    path: Place
+    is_folder: bool  # or a file
     # Ids of the images that count where those are not all of the ground truth: a job with a limit
     # was never asked for the others.
     only: Ints | None = None
 
 
 def ground_truth(
-    source: Path,
+    source: Place,
     about: Mapping[str, Any],
     annotations: str | os.PathLike[str] | None,
     data: str | os.PathLike[str] | None,
@@ -81,8 +88,8 @@ def score_predicted(
     asked = Asked(detail=detail, skip_bad=skip_bad)
     (states, _), = _matched([predicted], truth, asked, workers, cluster)  # fmt: skip
     scores = merge(states)
-    if predicted.path.is_dir():
-        rundir.write_json(predicted.path / rundir.SCORES, scores.to_json())
+    if predicted.is_folder:
+        write_scores(predicted.path, scores)
     return scores
 
 
@@ -155,9 +162,9 @@ def _matched(
 ) -> list[tuple[list[State], Ints]]:
     """The states and image ids of each; Ray is started only where there is a folder."""
     for predicted in every:
-        if predicted.path.is_dir():
+        if predicted.is_folder:
             part_files(predicted.path)  # better now than after Ray has started
-    if not any(predicted.path.is_dir() for predicted in every):
+    if not any(predicted.is_folder for predicted in every):
         return [_of_json(predicted, truth, asked) for predicted in every]
 
     from raymrcnn.device.on_ray import ray_session
@@ -166,7 +173,7 @@ def _matched(
     found = []
     with ray_session(cluster, CPU, 1):
         for predicted in every:
-            if predicted.path.is_file():
+            if not predicted.is_folder:
                 found.append(_of_json(predicted, truth, asked))
                 continue
             images: Literal["all"] | Ints = "all" if predicted.only is None else predicted.only

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Union
 
-from raymrcnn import rundir
+from raymrcnn import rundir, storage
 from raymrcnn.api.inference import InferResult, draw, infer, predict
 from raymrcnn.api.training import TrainResult, train
 from raymrcnn.data.write import write_dataset
@@ -47,7 +48,8 @@ def score(
     """COCO scores of a predictions folder or a COCO results file; LVIS's with its annotations.
 
     Args:
-        predictions: a folder that `infer` wrote, whose `scores.json` is renewed, or a JSON file.
+        predictions: a folder that `infer` wrote, whose `scores.json` is renewed, or a JSON file;
+            a path or a URI.
         annotations: an annotation file; or
         data: the root of a data set, with
         split: of it; with none of the three those that the folder was made from.
@@ -110,15 +112,18 @@ def compare(
 
 def _predicted(predictions: Path_) -> tuple[Predicted, dict[str, Any]]:
     """Where predictions are, and what the manifest beside them says; {} for other programs'."""
-    source = rundir.local_path(predictions, "--predictions")
-    if not source.exists():
+    source = storage.place(predictions)
+    is_file = storage.size(os.fspath(source)) is not None
+    there = source.exists() if isinstance(source, Path) else storage.names(source)
+    if not is_file and not there:
         raise DataError(
             "no such file or folder",
             where=str(source),
             todo="give a folder that `raymrcnn infer` wrote, or a COCO results file",
         )
-    if not (source / rundir.MANIFEST).exists():
-        return Predicted(path=source), {}
+    manifest = storage.join(os.fspath(source), rundir.MANIFEST)
+    if is_file or storage.size(manifest) is None:
+        return Predicted(path=source, is_folder=not is_file), {}
     about = read_manifest(source)
     if about["status"] != "complete":
         raise DataError(
@@ -128,4 +133,5 @@ def _predicted(predictions: Path_) -> tuple[Predicted, dict[str, Any]]:
         )
     # Images that failed count as images without detections; those never asked for do not count.
     limited = bool(about["fingerprint"].get("limit"))
-    return Predicted(path=source, only=image_ids(source) if limited else None), about
+    only = image_ids(source) if limited else None
+    return Predicted(path=source, is_folder=True, only=only), about

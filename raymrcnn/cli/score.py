@@ -19,10 +19,11 @@ from raymrcnn.cli.show import (
 
 def score(
     folder: Annotated[
-        Path | None, typer.Argument(metavar="PREDICTIONS", help="A predictions folder.")
+        str | None,
+        typer.Argument(metavar="PREDICTIONS", help="A predictions folder, a path or a URI."),
     ] = None,
     predictions: Annotated[
-        Path | None,
+        str | None,
         typer.Option(metavar="WHERE", help="Instead: a folder, or a COCO results JSON."),
     ] = None,
     annotations: Annotated[
@@ -34,14 +35,15 @@ def score(
         ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Instead: root of a COCO data set,")
+        str | None,
+        typer.Option(metavar="DIR", help="Instead: root of a COCO data set, a path or a URI,"),
     ] = None,
     split: Annotated[str | None, typer.Option(help="and its split.")] = None,
     detail: Annotated[
         bool, typer.Option("--detail", help="Also kinds of errors, confusions and calibration.")
     ] = False,
     compare: Annotated[
-        tuple[Path, Path] | None,
+        tuple[str, str] | None,
         typer.Option(metavar="A B", help="Instead: how much better B is than A."),
     ] = None,
     resamples: Annotated[
@@ -91,7 +93,7 @@ def score(
         print_detail(scores)
 
 
-def _compare(both: tuple[Path, Path], options: dict[str, Any], as_json: bool) -> None:
+def _compare(both: tuple[str, str], options: dict[str, Any], as_json: bool) -> None:
     from raymrcnn import api
     from raymrcnn.score.table import comparison_tables
 

@@ -183,12 +183,6 @@ def _require_options(job: InferJob) -> None:
         raise ConfigError(f"{min(job.tta_scales)} is not positive", where="--tta-scales")
     if not 0.0 <= job.score_threshold < 1.0:
         raise ConfigError(f"{job.score_threshold} is not in [0, 1)", where="--score-threshold")
-    if storage.is_uri(job.out) and job.data_root is not None and job.score:
-        raise ConfigError(
-            "predictions behind a URI are not scored on the way",
-            where="--out",
-            todo="give --mode predict, or a path for --out",
-        )
     if (job.data_root is None) == (not job.images):
         raise ConfigError(
             "give either a data set or images" if job.images else "nothing to predict on",

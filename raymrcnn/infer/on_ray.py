@@ -8,6 +8,7 @@ decode workers, and only then, pixels travel too: from them to the cards.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import pickle
@@ -35,10 +36,11 @@ from raymrcnn.device.on_ray import (
 from raymrcnn.errors import DataError, RaymrcnnError, RunError
 from raymrcnn.infer.job import InferJob, PreparedInfer, predictor_of
 from raymrcnn.infer.labeler import BlockLabeler, BlockSummary, Decoder, Labeler
-from raymrcnn.infer.sink import Predictions, finish, image_ids
+from raymrcnn.infer.sink import Predictions, finish, image_ids, part_place
 from raymrcnn.infer.threads import choose_num_threads
-from raymrcnn.rundir import SCORES, exclusive, part_name, read_json, write_json
+from raymrcnn.rundir import exclusive
 from raymrcnn.score.coco import Scores
+from raymrcnn.score.files import read_scores, write_scores
 from raymrcnn.score.on_ray import EarlyMatching, score_predictions
 from raymrcnn.structures import ImageRef
 
@@ -75,15 +77,14 @@ def run_inference(
     Raises:
         RaymrcnnError: of an actor, as it was raised there; or more failures than allowed.
     """
-    folder = prepared.predictions.folder
-    if not isinstance(folder, Path):  # an object store has no locks; commits of two do not clash
-        return _run(prepared, cluster, on_block, make_labeler), None
-    path, index = folder / SCORES, prepared.index
-    with exclusive(folder):
+    folder, index = prepared.predictions.folder, prepared.index
+    # An object store has no locks; what two processes commit there does not clash.
+    with exclusive(folder) if isinstance(folder, Path) else contextlib.nullcontext():
         if index is None or not prepared.job.score:
             return _run(prepared, cluster, on_block, make_labeler), None
-        if prepared.predictions.complete and path.exists():
-            return prepared.predictions, read_json(path)
+        there = read_scores(folder) if prepared.predictions.complete else None
+        if there is not None:
+            return prepared.predictions, there
         accelerator = ROWS[prepared.job.accelerator]
         with ray_session(cluster, accelerator, prepared.job.workers):
             # On a CPU labelling and matching would take turns at the same cores.
@@ -91,7 +92,7 @@ def run_inference(
 
             def committed(summary: BlockSummary) -> None:
                 if early is not None:
-                    early.add(folder / part_name(summary.block))
+                    early.add(part_place(folder, summary.block))
                 if on_block is not None:
                     on_block(summary)
 
@@ -100,7 +101,7 @@ def run_inference(
             scores = score_predictions(
                 folder, index, images="all" if limited is None else limited, early=early
             )
-        write_json(path, scores.to_json())
+        write_scores(folder, scores)
         return predictions, scores
 
 

@@ -186,6 +186,12 @@ def image_ids(folder: Folder) -> npt.NDArray[np.int64]:
     return table.column("image_id").to_numpy()  # type: ignore[no-any-return]
 
 
+def part_place(folder: Folder, block: int) -> Folder:
+    """Where the results of a block lie."""
+    name = rundir.part_name(block)
+    return folder / name if isinstance(folder, Path) else storage.join(folder, name)
+
+
 def commit_block(
     folder: Folder, block: int, detections: Sequence[Detections], failures: Sequence[Failure]
 ) -> None:

@@ -168,7 +168,9 @@ def unsuppressed(boxes: Tensor, filled: Tensor, threshold: float) -> Tensor:
     covers = torch.cat(
         [
             (_overlaps(some) > threshold) & better & there[:, :, None]
-            for some, there in zip(boxes.split(at_once), filled.split(at_once), strict=True)
+            for some, there in zip(
+                torch.split(boxes, at_once), torch.split(filled, at_once), strict=True
+            )
         ]
     )  # [rows, n, n]: the first covers the second
     kept = filled

@@ -11,7 +11,7 @@ A view's long side may be as much longer than its short side as the model's own.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,7 +47,7 @@ class _Seen:
     """What a view of a batch leaves for its masks."""
 
     view: View
-    features: Mapping[str, Tensor]
+    features: dict[str, Tensor]
     sizes: _Sizes  # of the resized images
 
 

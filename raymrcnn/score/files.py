@@ -6,6 +6,9 @@ over a cluster. This module refuses predictions in which an image comes twice.
 
 from __future__ import annotations
 
+import fnmatch
+import json
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -19,10 +22,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raymrcnn import storage
 from raymrcnn.errors import DataError
 from raymrcnn.masks import segmentation_to_rle
 from raymrcnn.rows import coco_results, iter_detections
-from raymrcnn.rundir import PART_GLOB
+from raymrcnn.rundir import PART_GLOB, SCORES
 from raymrcnn.score.coco import IOU_TYPES, Matcher, Scores, merge
 from raymrcnn.score.truth import GroundTruth, Ints, rows_of, some_ids
 
@@ -31,6 +35,7 @@ from raymrcnn.score.truth import GroundTruth, Ints, rows_of, some_ids
 # no row, nothing was detected in it.
 Images = Literal["all", "predicted"] | npt.NDArray[np.int64]
 State = dict[str, bytes]
+Place = Path | str  # of a folder or a file: on this machine, or a URI
 
 _IMAGES_AT_ONCE = 256
 
@@ -55,7 +60,7 @@ class Asked:
 
 
 def score_parts(
-    paths: Sequence[Path],
+    paths: Sequence[Place],
     truth: GroundTruth,
     *,
     images: Images = "all",
@@ -68,28 +73,59 @@ def score_parts(
             annotation is malformed.
     """
     state, found = match_parts(paths, truth, asked)
-    refuse_repeated(found, str(paths[0].parent) if paths else "predictions")
+    refuse_repeated(found, os.path.dirname(paths[0]) if paths else "predictions")
     rest = match_undetected(undetected(truth, found, images), truth, asked)
     return merge([state, rest])
 
 
-def part_files(folder: Path) -> list[Path]:
+def part_files(folder: Place) -> list[Place]:
     """The results files of a predictions folder, sorted by name.
 
     Raises:
-        DataError: there are none.
+        DataError: there are none, or the storage does not answer.
     """
-    found = sorted(folder.glob(PART_GLOB))
+    if isinstance(folder, Path):
+        found: list[Place] = [*sorted(folder.glob(PART_GLOB))]
+        there = folder.is_dir()
+    else:
+        names = storage.names(folder)
+        found = [storage.join(folder, name) for name in fnmatch.filter(names, PART_GLOB)]
+        there = bool(names)
     if not found:
         raise DataError(
-            f"no {PART_GLOB} in it" if folder.is_dir() else "no such folder",
+            f"no {PART_GLOB} in it" if there else "no such folder",
             where=str(folder),
             todo="give a folder that `raymrcnn infer` wrote",
         )
     return found
 
 
-def match_parts(paths: Iterable[Path], truth: GroundTruth, asked: Asked) -> tuple[State, Ints]:
+def write_scores(folder: Place, scores: Scores) -> None:
+    """Commit the `scores.json` of a predictions folder.
+
+    Raises:
+        OutputError: the disk or the storage refuses.
+    """
+    text = json.dumps(scores.to_json(), indent=2) + "\n"
+    storage.write(storage.join(os.fspath(folder), SCORES), text.encode())
+
+
+def read_scores(folder: Place) -> Any:
+    """The `scores.json` of a predictions folder as a document; None where there is none.
+
+    Raises:
+        DataError: it is not JSON, or the storage does not answer.
+    """
+    place = storage.join(os.fspath(folder), SCORES)
+    if storage.size(place) is None:
+        return None
+    try:
+        return json.loads(storage.read(place))
+    except ValueError as error:
+        raise DataError(f"is not JSON ({error})", where=place) from None
+
+
+def match_parts(paths: Iterable[Place], truth: GroundTruth, asked: Asked) -> tuple[State, Ints]:
     """The state of the images in some files, and their ids in the order of the files."""
     matcher = asked.matcher(truth)
     found = [np.zeros(0, np.int64)]
@@ -139,9 +175,9 @@ def refuse_repeated(ids: Ints, where: str) -> None:
         )
 
 
-def _tables(path: Path) -> Iterable[pa.Table]:
+def _tables(path: Place) -> Iterable[pa.Table]:
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path if isinstance(path, Path) else storage.open_file(path)) as file:
             for batch in file.iter_batches(_IMAGES_AT_ONCE):
                 yield pa.Table.from_batches([batch])
     except (OSError, pa.ArrowException) as error:
@@ -164,7 +200,7 @@ class _Result(msgspec.Struct):
 
 def score_coco_json(
     truth: GroundTruth,
-    path: Path,
+    path: Place,
     *,
     images: Literal["all", "predicted"] = "all",
     iou_types: Sequence[str] | None = None,
@@ -180,7 +216,7 @@ def score_coco_json(
 
 def match_coco_json(
     truth: GroundTruth,
-    path: Path,
+    path: Place,
     *,
     images: Literal["all", "predicted"] = "all",
     iou_types: Sequence[str] | None = None,
@@ -222,9 +258,9 @@ def match_coco_json(
     return matcher.state(), truth.image_ids[rows]
 
 
-def _read_results(path: Path) -> list[_Result]:
+def _read_results(path: Place) -> list[_Result]:
     try:
-        content = path.read_bytes()
+        content = path.read_bytes() if isinstance(path, Path) else storage.read(path)
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from None
     try:

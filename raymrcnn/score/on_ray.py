@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from raymrcnn.score.coco import Scores, merge
 from raymrcnn.score.files import (
     Asked,
     Images,
+    Place,
     State,
     match_parts,
     match_undetected,
@@ -48,12 +48,12 @@ class EarlyMatching:
 
     def __init__(self, truth: GroundTruth, asked: Asked = Asked()) -> None:  # noqa: B008 (frozen)
         self.truth_ref = ray.put(truth)
-        self.paths: set[Path] = set()
+        self.paths: set[Place] = set()
         self.tasks: list[Any] = []
         self._asked = asked
-        self._waiting: list[Path] = []
+        self._waiting: list[Place] = []
 
-    def add(self, path: Path) -> None:
+    def add(self, path: Place) -> None:
         """A part that is committed."""
         self._waiting.append(path)
         if len(self._waiting) >= _EARLY_FILES:
@@ -69,7 +69,7 @@ class EarlyMatching:
 
 
 def score_predictions(
-    folder: Path,
+    folder: Place,
     truth: GroundTruth,
     *,
     images: Images = "all",
@@ -92,7 +92,7 @@ def score_predictions(
 
 
 def match_predictions(
-    folder: Path,
+    folder: Place,
     truth: GroundTruth,
     *,
     images: Images = "all",
@@ -104,7 +104,7 @@ def match_predictions(
     """The states and image ids of a predictions folder, matched in Ray tasks of one CPU each.
 
     Args:
-        folder: with `part-*.parquet`, at the same path on all nodes.
+        folder: with `part-*.parquet`, a URI or at the same path on all nodes.
         truth: the ground truth; it is pickled once.
         images: which count: "all" of the ground truth, those "predicted" that have a row, or
             those of these ids (int64); without a row, an image has no detections.
@@ -147,7 +147,7 @@ def match_predictions(
 
 @ray.remote(num_cpus=1)
 def _match_parts(
-    paths: Sequence[Path], truth: GroundTruth, asked: Asked
+    paths: Sequence[Place], truth: GroundTruth, asked: Asked
 ) -> tuple[State, Ints, int]:
     _one_thread()
     state, ids = match_parts(paths, truth, asked)
