@@ -234,7 +234,7 @@ def main() -> None:
         f"{platform.python_version()}, load {load[0]:.1f} before and {load[1]:.1f} after",
     }
     print(json.dumps(result, indent=2))
-    if not options.quick:
+    if not options.quick and number >= 216:
         RESULTS.write_text(json.dumps(result, indent=2) + "\n")
 
 
