@@ -8,16 +8,15 @@ from typing import Annotated
 import typer
 
 from raymrcnn import rundir
-from raymrcnn.cli import data_tools
+from raymrcnn.cli import data_check, data_tools
+from raymrcnn.cli.jobs import OnCluster
 from raymrcnn.cli.options import Json
-from raymrcnn.cli.show import ProgressLine, print_json, print_table
+from raymrcnn.cli.show import ProgressLine, print_json
 
 app = typer.Typer(no_args_is_help=True, help="Make and check data sets.")
 
 app.command()(data_tools.fetch)
-
-WRONG_INPUT = 2
-FINDINGS_SHOWN = 20
+app.command(cls=OnCluster)(data_check.verify)
 
 
 @app.command()
@@ -75,47 +74,3 @@ def shard(
         there = "are there already" if summary.reused else "written"
         typer.echo(f"{summary.num_images} images in {summary.num_shards} shards "
                    f"({summary.bytes / 2**20:.1f} MiB) {there}: {summary.root}")  # fmt: skip
-
-
-@app.command()
-def verify(
-    data: Annotated[
-        str, typer.Option(metavar="DIR", help="Root of a data set, or a URI of a sharded one.")
-    ],
-    split: Annotated[str, typer.Option(help="Split to check.")] = "train2017",
-    decode: Annotated[
-        bool, typer.Option(help="Decode every image, or only look whether it is there.")
-    ] = True,
-    as_json: Json = False,
-) -> None:
-    """Look at every image and annotation of a split and list all that is wrong.
-
-    Exits with 2 if a run would stop at a finding.
-
-    Example: raymrcnn data verify --data coco --split train2017
-    """
-    from raymrcnn import storage
-    from raymrcnn.data.verify import verify as look
-
-    progress = ProgressLine(quiet=as_json)
-    result = look(
-        storage.place(data), split, decode,
-        progress=lambda done, total: progress.show(f"{done}/{total} images", last=done >= total),
-    )  # fmt: skip
-    progress.close()
-    errors = [finding for finding in result.findings if finding.is_error]
-    if as_json:
-        print_json(result.to_json())
-    else:
-        for finding in result.findings[:FINDINGS_SHOWN]:
-            typer.echo(f"{'error' if finding.is_error else 'doubt'}  {finding.message}")
-        if len(result.findings) > FINDINGS_SHOWN:
-            typer.echo(f"and {len(result.findings) - FINDINGS_SHOWN} more; --json lists all")
-        print_table([
-            ["images", "to train on", "annotations", "crowds", "categories", "errors", "doubts"],
-            [str(n) for n in (result.num_images, result.num_trainable_images,
-                              result.num_annotations, result.num_crowds, result.num_categories,
-                              len(errors), len(result.findings) - len(errors))],
-        ], result.annotation_file)  # fmt: skip
-    if errors:
-        raise typer.Exit(WRONG_INPUT)

@@ -29,7 +29,8 @@ class OnCluster(TyperCommand):
                 raise typer.BadParameter("--detach needs --cluster http://HEAD:8265", ctx)
             ctx.params["detach"] = False
             return super().invoke(ctx)
-        words = [str(ctx.info_name), *without(ctx.meta[_WORDS])]
+        # "raymrcnn data verify": the program is not sent.
+        words = [*ctx.command_path.split()[1:], *without(ctx.meta[_WORDS])]
         raise typer.Exit(_submit(address, words, detach=detach))
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raymrcnn.data.coco_columns import NO_MASK, POLYGONS, Columns, Segmentations, read_columns
+from raymrcnn.data.malformed import Malformed
 from raymrcnn.errors import DataError
 from raymrcnn.masks import rle_areas, segmentation_to_rle
 from raymrcnn.structures import Category
@@ -62,21 +63,25 @@ class CocoIndex:
     categories: tuple[Category, ...]  # sorted by id
     first_annotation: _Ints  # [num_images + 1]: image i has the rows from i to i + 1
     annotation_images: _Ints  # [num_annotations] row of the image, -1 where there is none
+    file_rows: _Ints  # [num_annotations] the place of each among those that were read
     columns: Columns  # annotations sorted by image, otherwise as in the file
 
     @staticmethod
-    def open(path: Path, *, check: bool = True) -> CocoIndex:
+    def open(
+        path: Path, *, check: bool = True, malformed: list[Malformed] | None = None
+    ) -> CocoIndex:
         """Read an annotation file.
 
         Args:
             path: a file of COCO's "object detection" form.
             check: refuse the faults that `faults` lists; without, all queries still work.
+            malformed: takes what is malformed and left out; without it the first one is refused.
 
         Raises:
             DataError: the file cannot be read, is not of that form, lists no image or category,
                 or has a fault.
         """
-        columns = read_columns(path)
+        columns = read_columns(path, malformed)
         if not len(columns.image_ids):
             raise DataError("the annotation file lists no images", where=str(path))
         if not columns.category_table:
@@ -348,6 +353,7 @@ def _sorted_by_image(path: Path, columns: Columns) -> CocoIndex:
         categories=tuple(Category(id=k, name=n) for k, n in sorted(columns.category_table)),
         first_annotation=np.searchsorted(sorted_rows, np.arange(len(columns.image_ids) + 1)),
         annotation_images=sorted_rows,
+        file_rows=order,
         columns=sorted_columns,
     )
 

@@ -8,71 +8,34 @@ JSON or not of COCO's shape, and says where.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import mmap
-import re
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from raymrcnn.data.coco_entries import (
+    AnnotationEntry,
+    File,
+    Rle,
+    annotation_error,
+    decode_document,
+    file_name_of,
+    malformed_entry,
+)
+from raymrcnn.data.malformed import Malformed, merged, odd_crowd
 from raymrcnn.errors import DataError
 
 # How an annotation gives its mask.
 NO_MASK, POLYGONS, COMPRESSED, COUNTS = range(4)
 
-_Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-_Length = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
-_Run = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _RELEASE_BYTES = 1 << 24
-
-
-class _Image(msgspec.Struct, gc=False):
-    id: _Id
-    width: _Length
-    height: _Length
-    file_name: str | None = None
-    # LVIS's; its file names are the last two parts of the URL.
-    coco_url: str = ""
-    neg_category_ids: list[_Id] = []
-    not_exhaustive_category_ids: list[_Id] = []
-
-
-class _Category(msgspec.Struct, gc=False):
-    id: _Id
-    name: str
-    frequency: str = ""  # LVIS's
-
-
-class _File(msgspec.Struct):
-    images: list[_Image]
-    annotations: list[msgspec.Raw]
-    categories: list[_Category]
-
-
-class _Rle(msgspec.Struct):
-    size: tuple[_Length, _Length]
-    counts: str | list[_Run]
-
-
-class _Annotation(msgspec.Struct):
-    id: _Id
-    image_id: _Id
-    category_id: _Id
-    bbox: tuple[float, float, float, float]
-    iscrowd: int | bool = 0
-    area: float | None = None
-    segmentation: list[list[float]] | _Rle | None = None
-
-
-class _AnnotationId(msgspec.Struct):
-    id: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -146,8 +109,13 @@ class Columns:
     federation: Federation | None = None  # where the file is LVIS's
 
 
-def read_columns(path: Path) -> Columns:
+def read_columns(path: Path, malformed: list[Malformed] | None = None) -> Columns:
     """Read an annotation file.
+
+    Args:
+        path: of the file.
+        malformed: takes the entries that are malformed, which the columns then lack; without it
+            the first one ends in an error.
 
     Raises:
         DataError: it cannot be read, is cut short, is not JSON, or a field is missing or of
@@ -162,14 +130,13 @@ def read_columns(path: Path) -> Columns:
         raise DataError(
             f"cannot read the annotation file ({error.strerror})", where=str(path)
         ) from None
-    try:
-        document = msgspec.json.decode(content, type=_File)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _shape_error(error, path, len(content)) from None
+    document = decode_document(content, path, malformed)
     fingerprint = hashlib.sha256(content).hexdigest()
     builder = _Builder()
-    builder.add_all(document.annotations, path, content)
-    names = [_file_name(image, i, path).encode() for i, image in enumerate(document.images)]
+    builder.add_all(document.annotations, path, content, malformed)
+    if malformed is not None:
+        malformed[:] = merged(malformed)
+    names = [file_name_of(image, i, path).encode() for i, image in enumerate(document.images)]
     return Columns(
         fingerprint=fingerprint,
         category_table=tuple((c.id, c.name) for c in document.categories),
@@ -189,22 +156,7 @@ def read_columns(path: Path) -> Columns:
     )
 
 
-def _file_name(image: _Image, position: int, path: Path) -> str:
-    # An empty name stays empty: it is a fault of that image alone, for whoever reads it.
-    name = image.file_name
-    if name is None:
-        name = "/".join(image.coco_url.split("/")[-2:]) or None
-    if name is None:
-        raise DataError(
-            f"not a COCO annotation file: images[{position}]: object missing required field "
-            "`file_name`",
-            where=str(path),
-            todo="copy or export the file again",
-        )
-    return name
-
-
-def _federation(document: _File) -> Federation | None:
+def _federation(document: File) -> Federation | None:
     frequencies = {c.id: c.frequency for c in document.categories}
     if not frequencies or not set(frequencies.values()) <= {"r", "c", "f"}:
         return None
@@ -231,21 +183,33 @@ class _Builder:
         self.rle_bytes, self.rle_ends = bytearray(), array("q", [0])
         self.rle_sizes = array("i")
 
-    def add_all(self, raws: list[msgspec.Raw], path: Path, content: mmap.mmap) -> None:
-        decode = msgspec.json.Decoder(_Annotation).decode
+    def add_all(
+        self,
+        raws: list[msgspec.Raw],
+        path: Path,
+        content: mmap.mmap,
+        malformed: list[Malformed] | None,
+    ) -> None:
+        decode = msgspec.json.Decoder(AnnotationEntry).decode
         done = released = 0
         for position, raw in enumerate(raws):
             try:
-                self.add(decode(raw))
+                item = decode(raw)
+                self.add(item)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-                raise _annotation_error(error, path, position, raw) from None
+                if malformed is None:
+                    raise annotation_error(error, path, position, raw) from None
+                malformed.append(malformed_entry(error, "annotations", position, raw))
+                continue
+            if malformed is not None and item.iscrowd not in (0, 1):
+                malformed.append(odd_crowd(position, item.id, item.iscrowd))
             done += len(memoryview(raw))
-            if done - released >= _RELEASE_BYTES:
+            if released + _RELEASE_BYTES <= done <= len(content):
                 # Pages behind us count as our memory until they are let go.
                 released = done // mmap.PAGESIZE * mmap.PAGESIZE
                 content.madvise(mmap.MADV_DONTNEED, 0, released)
 
-    def add(self, item: _Annotation) -> None:
+    def add(self, item: AnnotationEntry) -> None:
         self.ids.append(item.id)
         self.image_ids.append(item.image_id)
         self.category_ids.append(item.category_id)
@@ -259,7 +223,7 @@ class _Builder:
                 self.coordinates.fromlist(polygon)  # half the time of extend
                 self.polygon_ends.append(len(self.coordinates))
             self._place(POLYGONS, start, start + len(mask))
-        elif isinstance(mask, _Rle):
+        elif isinstance(mask, Rle):
             row = len(self.rle_ends) - 1
             if isinstance(mask.counts, str):
                 self.rle_bytes += mask.counts.encode()
@@ -294,36 +258,3 @@ def _array(values: array[Any]) -> npt.NDArray[Any]:
 
 def _column(values: Iterable[int], dtype: type[np.signedinteger[Any]]) -> npt.NDArray[Any]:
     return np.fromiter(values, dtype)
-
-
-def _shape_error(error: Exception, path: Path, size: int) -> DataError:
-    text = str(error)
-    # An invalid character behind the end: a number was cut.
-    if "truncated" in text or re.search(rf"invalid \w+ \(byte {size}\)", text):
-        what = f"the JSON is cut short: it ends within a value at byte {size}"
-    elif isinstance(error, RecursionError):
-        what = "the JSON is nested too deep"
-    elif isinstance(error, msgspec.ValidationError):
-        what = f"not a COCO annotation file: {_located(text, '')}"
-    else:
-        what = f"not JSON: {text.removeprefix('JSON is malformed: ')}"
-    return DataError(what, where=str(path), todo="copy or export the file again")
-
-
-def _annotation_error(error: Exception, path: Path, position: int, raw: msgspec.Raw) -> DataError:
-    place = f"annotations[{position}]"
-    with contextlib.suppress(msgspec.DecodeError):
-        place += f" (id {msgspec.json.decode(raw, type=_AnnotationId).id})"
-    return DataError(
-        f"not a COCO annotation file: {_located(str(error), place)}",
-        where=str(path),
-        todo="correct or remove the annotation",
-    )
-
-
-def _located(message: str, place: str) -> str:
-    """`Expected ... - at `$.bbox[2]`` as `PLACE.bbox[2]: expected ...`."""
-    found = re.fullmatch(r"(.*) - at `\$(.*)`", message, re.DOTALL)
-    what, field = found.groups() if found else (message, "")
-    full = (place + field).removeprefix(".") or "top level"
-    return f"{full}: {what[:1].lower()}{what[1:]}"

@@ -82,11 +82,21 @@ def decode_annotated_image(
         DataError: as `decode_image`.
         ImageSizeError: neither frame has the stated size.
     """
+    return _to_tensor(annotated_picture(data, width, height, max_pixels=max_pixels)[0], _name(data))
+
+
+def annotated_picture(
+    data: bytes | str | os.PathLike[str], width: int, height: int, *, max_pixels: int = MAX_PIXELS
+) -> tuple[Image.Image, bool]:
+    """What `decode_annotated_image` decodes, not yet as RGB; and whether it is not the upright one.
+
+    Raises as `decode_annotated_image`.
+    """
     image, orientation = _read(data, max_pixels)
     upright = turned(image, orientation)
     for candidate in (upright, image):
         if candidate.size == (width, height):
-            return _to_tensor(candidate, _name(data))
+            return candidate, candidate.size != upright.size
     raise ImageSizeError(
         f"the image has {upright.width}x{upright.height} pixels, its annotations say "
         f"{width}x{height}",

@@ -24,6 +24,7 @@ from raymrcnn import rundir, storage
 from raymrcnn.data import shard_cache
 from raymrcnn.data.coco import CocoIndex, annotation_file
 from raymrcnn.data.images import image_folders, inside_root, resolve_image
+from raymrcnn.data.malformed import Malformed
 from raymrcnn.data.shards import MANIFEST, Manifest, read_index, read_manifest
 from raymrcnn.errors import DataError
 
@@ -150,7 +151,11 @@ def _range(place: str, offset: int, length: int) -> bytes:
 
 
 def open_dataset(
-    root: Path | str, split: str, *, check: bool = True
+    root: Path | str,
+    split: str,
+    *,
+    check: bool = True,
+    malformed: list[Malformed] | None = None,
 ) -> tuple[CocoIndex, ImageStore]:
     """The annotations and the images of a split, of whatever form.
 
@@ -158,6 +163,7 @@ def open_dataset(
         root: of the data set: a path, or a URI of a sharded one.
         split: name of the split.
         check: refuse the faults that `CocoIndex.faults` lists.
+        malformed: as of `CocoIndex.open`.
 
     Raises:
         DataError: no such folder, split or annotation file; a manifest or an index is damaged; or
@@ -173,7 +179,7 @@ def open_dataset(
             todo="`raymrcnn data shard --out URI` writes one; folders of single images must be "
             "on a disk or mounted",
         )
-    index = open_annotations(root, split, check=check)
+    index = open_annotations(root, split, check=check, malformed=malformed)
     if manifest is None:
         return index, FolderImages(Path(root), split)
     if manifest.annotations != index.fingerprint:
@@ -185,17 +191,25 @@ def open_dataset(
     return index, ShardedImages(place, split, manifest)
 
 
-def open_annotations(root: Path | str, split: str, *, check: bool = True) -> CocoIndex:
+def open_annotations(
+    root: Path | str,
+    split: str,
+    *,
+    check: bool = True,
+    malformed: list[Malformed] | None = None,
+) -> CocoIndex:
     """The annotations alone; see `open_dataset`."""
     if not storage.is_uri(root):
-        return CocoIndex.open(annotation_file(Path(root), split), check=check)
+        path = annotation_file(Path(root), split)
+        return CocoIndex.open(path, check=check, malformed=malformed)
     root = os.fspath(root)
     uri = storage.join(root, "annotations", f"instances_{split}.json")
     with tempfile.TemporaryDirectory(prefix="raymrcnn-") as folder:
         local = Path(folder, f"{hashlib.sha256(uri.encode()).hexdigest()[:16]}.json")
         with rundir.disk_errors(folder):
             storage.download(uri, local)
-        return dataclasses.replace(CocoIndex.open(local, check=check), path=uri)
+        index = CocoIndex.open(local, check=check, malformed=malformed)
+        return dataclasses.replace(index, path=uri)
 
 
 def check_images_exist(

@@ -1,0 +1,1 @@
+"""What verification looks at: entries, masks, pictures; and how it mends them."""
