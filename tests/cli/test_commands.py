@@ -74,7 +74,8 @@ def test_a_made_up_data_set_is_written_once_and_then_found(tmp_path: Path) -> No
 
 def test_verify_ends_well_on_a_clean_split(made_up: Path) -> None:
     result = json.loads(done("data", "verify", "--data", made_up, "--split", "val2017", "--json"))
-    assert (result["ok"], result["num_images"], result["findings"]) == (True, 8, [])
+    assert (result["ok"], result["num_images"]) == (True, 8)
+    assert result["levels"] == {"error": 0, "doubt": 0, "note": 1}
     assert result["decoded"]
     text = done("data", "verify", "--data", made_up, "--no-decode")
     assert "instances_train2017.json" in text
@@ -92,13 +93,49 @@ def test_verify_lists_findings_and_ends_with_2(made_up: Path, tmp_path: Path) ->
     result = raymrcnn("data", "verify", "--data", data, "--json")
     assert result.exit_code == 2
     report = json.loads(result.stdout)
-    assert report["counts"] == {"image-missing": 25, "image-outside-root": 1}
-    assert all(finding["error"] for finding in report["findings"])
+    assert report["counts"] == {"category-gap": 1, "image-missing": 25, "image-outside-root": 1}
+    assert report["levels"]["error"] == 26
     assert result.stderr == ""
     result = raymrcnn("data", "verify", "--data", data)
     assert result.exit_code == 2
-    assert result.stdout.count("error  image ") == 20
-    assert "and 6 more; --json lists all" in result.stdout
+    assert "error  image-missing (25): put the file there, or remove the image" in result.stdout
+    assert result.stdout.count("no file 0") == 5
+    assert "and 20 more; --json lists all" in result.stdout
+    assert "26 errors, 0 doubts, 1 note" in result.stdout
+
+
+def test_verify_writes_a_cleaned_copy(made_up: Path, tmp_path: Path) -> None:
+    data, clean = Path(shutil.copytree(made_up, tmp_path / "data")), tmp_path / "clean"
+    min((data / "val2017").iterdir()).unlink()
+    words = ["data", "verify", "--data", data, "--split", "val2017", "--fix", clean]
+    assert "cleaned copy written" in done(*words)
+    result = json.loads(done(*words, "--json"))
+    assert result["ok"] is False
+    assert result["fix"]["reused"] is True
+    assert result["fix"]["num_images"] == 7
+    words[3] = clean
+    assert "0 errors" in done(*words[:-2], "--against", "all")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--fix", "x", "--no-decode"], "images that are not decoded cannot be trusted"),
+        (["--copy-images"], "there is no copy without --fix DIR"),
+        (["--fix", "."], "never over it"),
+        (["--against", "all", "--no-decode"], "images that are not decoded cannot be compared"),
+        (["--against", "val2017"], "val2017 is the split itself"),
+        (["--against", "test"], "no split 'test'"),
+    ],
+)
+def test_what_verify_cannot_do_is_one_line(
+    words: list[str], said: str, made_up: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(made_up)
+    result = raymrcnn("data", "verify", "--data", ".", "--split", "val2017", *words)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
 
 
 # infer

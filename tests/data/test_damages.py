@@ -55,7 +55,7 @@ def test_a_damage_is_found_and_mended(name: str, whole: Path, tmp_path: Path) ->
     # What referred to a mended entry is whole again by that.
     told = {f.kind for f in report.findings if f.level != "note"}
     assert told - listed <= {"unknown-image", "unknown-category"}
-    assert told & listed
+    assert listed or not told
 
 
 @pytest.mark.parametrize(
