@@ -171,3 +171,8 @@ def test_the_same_is_found_by_any_number_of_tasks_in_the_same_order(
     )  # fmt: skip
     assert spread == here
     assert told[-1] == (7, 7)
+
+
+def test_the_docs_name_every_kind() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/data.md").read_text(encoding="utf-8")
+    assert [kind for kind in KINDS if f"`{kind}`" not in page] == []
