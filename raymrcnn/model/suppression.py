@@ -93,9 +93,9 @@ def _one_by_one(
     extra_width: float,
     drops_equal: bool,
 ) -> tuple[Tensor, list[int]]:
-    kept, start = [], 0
-    for number in torch.bincount(images, minlength=num_images).tolist():
-        of = slice(start, start + number)
+    kept = []
+    for number in range(num_images):
+        of = torch.where(images == number)[0]
         best = suppressed(
             boxes[of],
             scores[of],
@@ -104,8 +104,7 @@ def _one_by_one(
             extra_width=extra_width,
             drops_equal=drops_equal,
         )
-        kept.append(best[:most] + start)
-        start += number
+        kept.append(of[best[:most]])
     return torch.cat(kept), [len(of) for of in kept]
 
 
