@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from raymrcnn import rundir
-from raymrcnn.cli import data_check, data_tools
+from raymrcnn.cli import data_check, data_select, data_tools
 from raymrcnn.cli.jobs import OnCluster
 from raymrcnn.cli.options import Json
 from raymrcnn.cli.show import ProgressLine, print_json
@@ -16,6 +16,8 @@ from raymrcnn.cli.show import ProgressLine, print_json
 app = typer.Typer(no_args_is_help=True, help="Make and check data sets.")
 
 app.command()(data_tools.fetch)
+app.command()(data_select.subset)
+app.command()(data_select.split)
 app.command(cls=OnCluster)(data_check.verify)
 
 
