@@ -17,7 +17,7 @@ FLOORS = {
     "device": 1,
     "config": 0, "config_fields": 0, "download": 0, "errors": 0, "mask_layout": 0, "masks": 0,
     "migrate": 0, "overlay": 0, "paste": 0, "pictures": 0, "recipes": 0, "rle": 0, "rows": 0,
-    "rundir": 0, "storage": 0, "structures": 0,
+    "rundir": 0, "storage": 0, "structures": 0, "tracing": 0,
 }  # fmt: skip
 # weights fills the networks that model builds, and infer scores what it found; api is the way
 # from the command line to the procedures. All of these go down.

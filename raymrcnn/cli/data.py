@@ -16,6 +16,7 @@ from raymrcnn.cli.show import ProgressLine, print_json
 app = typer.Typer(no_args_is_help=True, help="Make and check data sets.")
 
 app.command()(data_tools.fetch)
+app.command()(data_tools.convert)
 app.command()(data_select.subset)
 app.command()(data_select.split)
 app.command(cls=OnCluster)(data_check.verify)

@@ -61,18 +61,27 @@ def _base(value: Any, file: Path) -> Path:
     return file.parent / Path(value).expanduser()
 
 
-def _document(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds, plain values alone.
+
+    Raises:
+        ConfigError: it is missing, malformed, too large, or holds more than plain values.
+    """
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ConfigError(
                 f"is larger than {MAX_BYTES >> 20} MiB, which no config is", where=str(path)
             )
-        document = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)
+        return yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)
     except OSError as error:
         raise ConfigError(f"cannot read ({error.strerror})", where=str(path)) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         what = " ".join(str(error).split())
         raise ConfigError(f"is not plain YAML ({what[:300]})", where=str(path)) from None
+
+
+def _document(path: Path) -> dict[str, Any]:
+    document = read_yaml(path)
     if not isinstance(document, dict) or not document:
         raise ConfigError(
             "has no sections such as MODEL or SOLVER",

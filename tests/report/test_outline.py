@@ -8,7 +8,8 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageDraw
 
 from raymrcnn.masks import bitmap_to_rle
-from raymrcnn.report.outline import loops, rle_path, simplify
+from raymrcnn.report.outline import rle_path, simplify
+from raymrcnn.tracing import loops
 
 SIDES = st.integers(1, 9)
 
