@@ -170,7 +170,7 @@ class CocoSource:
         for k in range(len(of_image)):
             mask = index.segmentation(of_image.first + k)
             where = f"{index.path}: annotation {of_image.ids[k]}"
-            about = {
+            about: dict[str, Any] = {
                 "category": self._names[int(of_image.category_ids[k])],
                 "crowd": bool(of_image.iscrowd[k]),
             }

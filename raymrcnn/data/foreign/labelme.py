@@ -130,7 +130,7 @@ def write_labelme(folder: Path, image: Labelled) -> Written:
         for polygon in shape.polygons:
             points = np.reshape(polygon, (-1, 2)).tolist()
             shapes.append({**about, "points": points, "shape_type": "polygon", "mask": None})
-    document = {
+    document: dict[str, Any] = {
         "version": "5.4.1", "flags": {}, "shapes": shapes, "imagePath": Path(image.name).name,
         "imageData": None, "imageHeight": image.height, "imageWidth": image.width,
     }  # fmt: skip

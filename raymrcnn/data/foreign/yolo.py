@@ -29,7 +29,9 @@ from raymrcnn.errors import ConfigError, DataError
 from raymrcnn.migrate.files import read_yaml
 
 SPLITS = ("train", "val", "test")
-_DIGITS = 3  # of a pixel that coordinates are rounded to: files give them to 1e-6 of the width
+# Decimals of a pixel that coordinates are rounded to, so that 12.1 comes back as 12.1: which pixels a
+# polygon covers can hang on that. Ten digits are written for it.
+_DIGITS = 5
 _OUTSIDE = 0.01  # part of the width that a point may lie outside
 
 
@@ -138,10 +140,14 @@ def data_file(root: Path) -> Path | None:
 
 
 def write_data_file(path: Path, splits: Sequence[str], names: Sequence[str]) -> None:
-    """Write `data.yaml`: train, val and test for splits whose names begin so, else their names."""
+    """Write `data.yaml`: train, val and test for splits whose names begin so, else their names.
+
+    The only split is train whatever its name, as a file without one is not read.
+    """
     keys: dict[str, str] = {}
     for split in splits:
-        short = next((s for s in SPLITS if split.startswith(s)), split)
+        short = next((s for s in SPLITS if split.startswith(s)), "")
+        short = short or ("train" if len(splits) == 1 else split)
         keys[short if short not in keys else split] = split
     lines = [f"{json.dumps(key)}: {json.dumps('images/' + split)}" for key, split in keys.items()]
     lines += ["names:", *(f"  {k}: {json.dumps(n, ensure_ascii=False)}"
@@ -167,7 +173,7 @@ def write_labels(folder: Path, numbers: Mapping[str, int], image: Labelled) -> W
         if not len(outline):
             raise DataError(f"an object ({shape.category}) has no pixel", where=image.name)
         parts = outline / (image.width, image.height)
-        values = " ".join(f"{v:.9g}" for v in parts.clip(0, 1).ravel().tolist())
+        values = " ".join(f"{v:.10g}" for v in parts.clip(0, 1).ravel().tolist())
         lines.append(f"{numbers[shape.category]} {values}\n")
     write_beside(folder, image.name, ".txt", "".join(lines))
     return Written(objects=len(shapes), crowds_left_out=len(image.shapes) - len(shapes))
