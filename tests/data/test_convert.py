@@ -74,6 +74,10 @@ def masks(root: Path, split: str) -> dict[str, list[tuple[str, str, bool]]]:
     return found
 
 
+def pixels_off(a: str, b: str, height: int, width: int) -> int:
+    return int((rle_to_bitmap(a, height, width) != rle_to_bitmap(b, height, width)).sum())
+
+
 def written(root: Path) -> set[str]:
     return {str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()}
 
@@ -147,7 +151,7 @@ def test_labelme_becomes_coco_and_comes_back(tmp_path: Path) -> None:
     assert bitmaps["hole"].sum() == 80 - 9 and bitmaps["hole"][31, 21] == 1
     circle = max(rle_to_bitmap(r, HEIGHT, WIDTH).sum() for n, r, _ in found["a.png"] if n == "date")
     assert abs(circle - np.pi * 64) < 12
-    assert verify(tmp_path / "coco", "all").findings == ()
+    assert {f.kind for f in verify(tmp_path / "coco", "all").findings} <= {"image-copy"}
     index = open_split(tmp_path / "coco", "all")
     for i in range(3):
         assert resolve_image(tmp_path / "coco", "all", index.file_name(i)).is_file()
@@ -165,11 +169,16 @@ def test_the_real_labelme_photographs_survive_both_ways(tmp_path: Path, shared: 
         done = run("--data", tmp_path / target, "--out", tmp_path / f"{target}-coco")
         assert done.exit_code == 0, done.stderr
     whole = masks(data, "all")
-    for target in ("labelme", "yolo"):
-        (split,) = (p.stem[10:] for p in (tmp_path / f"{target}-coco/annotations").iterdir())
-        assert {Path(k).name: v for k, v in masks(tmp_path / f"{target}-coco", split).items()} == {
-            Path(k).name: v for k, v in whole.items()
-        }
+    assert masks(tmp_path / "labelme-coco", "all") == whole
+    found = masks(tmp_path / "yolo-coco", "train")
+    assert set(found) == set(whole)
+    # A line that runs exactly between two pixels may fall to the other by the tenth digit.
+    off = [
+        min(pixels_off(rle, other, 600, 800) for m, other, _ in found[name] if m == n)
+        for name in whole
+        for n, rle, _ in whole[name]
+    ]
+    assert len(off) == 165 and max(off) <= 4 and sum(n == 0 for n in off) >= 162
 
 
 def test_real_coco_masks_survive_yolo(tmp_path: Path, shared: Path) -> None:
@@ -181,18 +190,16 @@ def test_real_coco_masks_survive_yolo(tmp_path: Path, shared: Path) -> None:
     found, whole = masks(tmp_path / "coco", "val"), masks(data, "val2017")
     assert set(found) == set(whole)
     sizes = open_split(data, "val2017")
-    same = other = 0
+    off: list[int] = []
     for i in range(sizes.num_images):
         name, size = sizes.file_name(i), (int(sizes.heights[i]), int(sizes.widths[i]))
-        wanted = sorted((n, rle) for n, rle, crowd in whole[name] if not crowd)
-        got = sorted((n, rle) for n, rle, _ in found[name])
-        assert [n for n, _ in got] == [n for n, _ in wanted]
-        same += len(set(got) & set(wanted))
-        for (_, a), (_, b) in zip(sorted(set(got) - set(wanted)), sorted(set(wanted) - set(got)),
-                                  strict=True):  # fmt: skip
-            other += 1  # polygons that leave the image are cut at its border
-            assert abs(int(rle_to_bitmap(a, *size).sum()) - int(rle_to_bitmap(b, *size).sum())) <= 3
-    assert same > 0.99 * (same + other)
+        wanted = [(n, rle) for n, rle, crowd in whole[name] if not crowd]
+        got = [(n, rle) for n, rle, _ in found[name]]
+        assert sorted(n for n, _ in got) == sorted(n for n, _ in wanted)
+        for n, rle in wanted:
+            off.append(min(pixels_off(rle, other, *size) for m, other in got if m == n))
+    assert max(off) <= 4
+    assert sum(n == 0 for n in off) > 0.99 * len(off)
 
 
 # VOC

@@ -29,8 +29,8 @@ from raymrcnn.errors import ConfigError, DataError
 from raymrcnn.migrate.files import read_yaml
 
 SPLITS = ("train", "val", "test")
-# Decimals of a pixel that coordinates are rounded to, so that 12.1 comes back as 12.1: which pixels a
-# polygon covers can hang on that. Ten digits are written for it.
+# Decimals of a pixel that coordinates are rounded to, so that 12.1 comes back as 12.1: which pixels
+# a polygon covers can hang on that. Ten digits are written for it.
 _DIGITS = 5
 _OUTSIDE = 0.01  # part of the width that a point may lie outside
 
