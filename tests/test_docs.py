@@ -127,7 +127,8 @@ def test_a_command_that_is_wrong_is_found() -> None:
 def test_fields_named_in_the_docs_exist() -> None:
     known = set(field_paths(Recipe))
     sections = {path.partition(".")[0] for path in known if "." in path}
-    named = re.compile(rf"`((?:{'|'.join(sections)})\.(?!safetensors|json|yaml)[a-z_0-9]+)(?:=[^`]*)?`")
+    files = "safetensors|json|yaml"
+    named = re.compile(rf"`((?:{'|'.join(sections)})\.(?!{files})[a-z_0-9]+)(?:=[^`]*)?`")
     for page in PAGES:
         found = set(named.findall(page.read_text(encoding="utf-8")))
         assert found <= known, (page.name, found - known)

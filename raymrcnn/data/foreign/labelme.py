@@ -14,6 +14,7 @@ import base64
 import io
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ from raymrcnn.masks import bitmap_to_rle, polygons_to_bitmap, rle_to_bitmap
 IGNORED = "__ignore__"
 CROWD = "crowd"  # the flag that crowds are written with
 _CIRCLE_CORNERS = 64
-_SPLITS = ("train", "val", "test")
+_SPLIT = re.compile(r"(train|val|test)[0-9_-]*|all")
 
 
 class _Shape(msgspec.Struct):
@@ -59,7 +60,7 @@ class _File(msgspec.Struct):
 
 
 class LabelmeFolder:
-    """A folder of labelme files; folders train, val and test in it are splits.
+    """A folder of labelme files; folders train, val, test and all in it, also with a year, are splits.
 
     Args:
         root: the folder.
@@ -73,7 +74,7 @@ class LabelmeFolder:
         self.splits: dict[str, list[Path]] = {}
         for path in found:
             first = path.relative_to(root).parts[0]
-            known = first if first.startswith(_SPLITS) and (root / first).is_dir() else "all"
+            known = first if _SPLIT.fullmatch(first) and (root / first).is_dir() else "all"
             self.splits.setdefault(known, []).append(path)
 
     @staticmethod
@@ -99,7 +100,7 @@ class LabelmeFolder:
         """The image beside a file, or the one inside it; and its name."""
         told = file.imagePath.replace("\\", "/")
         path = item.parent / told
-        below = [self.root / split for split in self.splits if split != "all"] + [self.root]
+        below = [*(self.root / split for split in self.splits), self.root]
         if told and path.is_file():
             return path, name_below(path.resolve(), [f.resolve() for f in below])
         if not file.imageData:
