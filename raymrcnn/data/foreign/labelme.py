@@ -60,7 +60,7 @@ class _File(msgspec.Struct):
 
 
 class LabelmeFolder:
-    """A folder of labelme files; folders train, val, test and all in it, also with a year, are splits.
+    """A folder of labelme files; folders train, val, test, all in it, also with a year, are splits.
 
     Args:
         root: the folder.
