@@ -25,6 +25,7 @@ __all__ = [
     "bitmap_to_rle",
     "paste_to_rles",
     "polygon_corners",
+    "polygon_pixels",
     "polygons_to_bitmap",
     "rle_areas",
     "rle_iou",
@@ -82,6 +83,12 @@ def polygon_corners(polygons: Sequence[Any], where: str = "") -> list[npt.NDArra
     if len(polygons) == 0:
         raise _wrong("an empty list of polygons", where)
     return [_checked_polygon(p, i, where).reshape(-1, 2) for i, p in enumerate(polygons)]
+
+
+def polygon_pixels(polygons: Sequence[npt.NDArray[np.float64]], height: int, width: int) -> int:
+    """Pixels in the union of polygons that were found sound: what is checked above is not here."""
+    parts = coco_mask.frPyObjects(polygons, height, width)
+    return int(coco_mask.area(coco_mask.merge(parts) if len(parts) > 1 else parts[0]))
 
 
 def rle_to_bitmap(rle: str, height: int, width: int, where: str = "") -> Bitmap:

@@ -29,13 +29,18 @@ from raymrcnn.data.order import (
 )
 from raymrcnn.data.outlines import outlines_of
 from raymrcnn.data.store import ImageStore
-from raymrcnn.data.transforms import MIN_SIDE_PX, build_train_transform
+from raymrcnn.data.trainable import (
+    clipped_xyxy,
+    long_enough,
+    trainable_annotations,
+    usable_images,
+)
+from raymrcnn.data.transforms import build_train_transform
 from raymrcnn.errors import DataError
 from raymrcnn.masks import polygons_to_bitmap, rle_to_bitmap, segmentation_to_rle
 from raymrcnn.structures import Target
 
 _Ints = npt.NDArray[np.int64]
-_Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,8 +202,8 @@ class TrainDataset:
         index, i = self.index, int(self.images[position])
         found = index.annotations_of(i)
         width, height = int(index.widths[i]), int(index.heights[i])
-        boxes = _clipped_xyxy(found.boxes, np.float32(width), np.float32(height))
-        keep = np.flatnonzero(_long_enough(boxes) & ~found.iscrowd)
+        boxes = clipped_xyxy(found.boxes, np.float32(width), np.float32(height))
+        keep = np.flatnonzero(long_enough(boxes) & ~found.iscrowd)
         return Job(
             image_id=int(index.image_ids[i]),
             epoch=epoch,
@@ -227,17 +232,6 @@ def _with_bitmaps(job: Job, names: Sequence[str]) -> Target:
     )
 
 
-def trainable_annotations(index: CocoIndex) -> _Bools:
-    """Which annotations are no crowd and have a box of at least a pixel inside their image."""
-    of = index.annotation_images
-    boxes = _clipped_xyxy(
-        index.columns.boxes,
-        index.widths[of].astype(np.float32)[:, None],
-        index.heights[of].astype(np.float32)[:, None],
-    )
-    return _long_enough(boxes) & ~index.columns.iscrowd & (of >= 0)
-
-
 def repeat_factors(index: CocoIndex, images: _Ints, threshold: float) -> npt.NDArray[np.float64]:
     """How often each of `images` is to come in an epoch, float64 [num_images], at least once.
 
@@ -256,37 +250,6 @@ def repeat_factors(index: CocoIndex, images: _Ints, threshold: float) -> npt.NDA
         of_class = np.maximum(1.0, np.sqrt(threshold / share))
     np.maximum.at(factors, pairs[0], of_class[pairs[1]])
     return factors
-
-
-def usable_images(index: CocoIndex, keep_empty: bool = False) -> _Ints:
-    """Rows of the images with at least one trainable annotation, int64; with `keep_empty` all."""
-    if keep_empty:
-        return np.arange(index.num_images, dtype=np.int64)
-    of = index.annotation_images[trainable_annotations(index)]
-    return np.flatnonzero(np.bincount(of, minlength=index.num_images)).astype(np.int64)
-
-
-def _clipped_xyxy(
-    boxes: npt.NDArray[np.float64],
-    width: np.float32 | npt.NDArray[np.float32],
-    height: np.float32 | npt.NDArray[np.float32],
-) -> npt.NDArray[np.float32]:
-    """x, y, width, height to XYXY float32 [n, 4] inside the image.
-
-    In single precision from the start, as torchvision's reference reads COCO
-    (references/detection/coco_utils.py, ConvertCocoPolysToMask), so that boxes are equal to the
-    last bit.
-    """
-    single = boxes.astype(np.float32)
-    corners = np.concatenate([single[:, :2], single[:, :2] + single[:, 2:]], axis=1)
-    corners[:, 0::2] = corners[:, 0::2].clip(0, width)
-    corners[:, 1::2] = corners[:, 1::2].clip(0, height)
-    return corners
-
-
-def _long_enough(boxes: npt.NDArray[np.float32]) -> _Bools:
-    sides = boxes[:, 2:] - boxes[:, :2]
-    return np.asarray((sides >= MIN_SIDE_PX).all(axis=1))
 
 
 def _bitmap(given: Segmentation, height: int, width: int, where: str) -> npt.NDArray[np.uint8]:

@@ -11,13 +11,16 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image, Jpeg2KImagePlugin, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from raymrcnn.errors import DataError
 from raymrcnn.pictures import orientation_of, rgb_of, turned
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_PIXELS = 100_000_000
 
@@ -122,9 +125,13 @@ def resolve_image(root: Path, split: str, file_name: str) -> Path:
     Raises:
         DataError: the name is empty, absolute, or leads out of the data root.
     """
-    candidates = [inside_root(root, f, file_name) for f in image_folders(root, split)]
+    folders = image_folders(root, split)
+    first = inside_root(root, folders[0], file_name)
     # Not Path.exists, which raises for names that the file system does not take.
-    return next((path for path in candidates if os.path.exists(path)), candidates[0])
+    if ".." not in file_name and os.path.exists(first):  # no other folder leads it out either
+        return first
+    others = [inside_root(root, folder, file_name) for folder in folders[1:]]
+    return next((path for path in (first, *others) if os.path.exists(path)), first)
 
 
 def inside_root(root: Path, folder: Path, file_name: str) -> Path:
@@ -182,6 +189,8 @@ def _read(data: bytes | str | os.PathLike[str], max_pixels: int) -> tuple[Image.
 
 
 def _to_tensor(image: Image.Image, name: str) -> torch.Tensor:
+    import torch  # here: those who only look at pictures start seconds earlier
+
     pixels = rgb_of(image, name)
     tensor = torch.empty((3, *pixels.shape[:2]), dtype=torch.uint8)
     np.copyto(tensor.numpy(), pixels.transpose(2, 0, 1))

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from raymrcnn.data.dataset import Job, SampleMaker, TrainDataset, usable_images
+from raymrcnn.data.dataset import Job, SampleMaker, TrainDataset
 from raymrcnn.data.order import batches, epochs_of, rank_slice
 from raymrcnn.errors import RaymrcnnError, RunError
 from raymrcnn.structures import BatchPlan, Target
 
-__all__ = ["TrainBatch", "TrainDataset", "train_batches", "usable_images"]
+__all__ = ["TrainBatch", "TrainDataset", "train_batches"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,9 +16,9 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F  # noqa: N812
 
 from raymrcnn.config import DataConfig
+from raymrcnn.data.trainable import MIN_SIDE_PX
 from raymrcnn.structures import Outlines, Target
 
-MIN_SIDE_PX = 1.0
 # What stands outside the image: the mean of ImageNet, which normalisation makes 0, as padding is.
 _FILL = (124, 116, 104)
 

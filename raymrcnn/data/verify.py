@@ -26,9 +26,9 @@ from raymrcnn.data.check.references import (
 )
 from raymrcnn.data.check.twins import copies, shared_with
 from raymrcnn.data.coco import CocoIndex, splits
-from raymrcnn.data.dataset import usable_images
 from raymrcnn.data.malformed import Malformed
 from raymrcnn.data.store import ImageStore, open_dataset
+from raymrcnn.data.trainable import usable_images
 from raymrcnn.errors import ConfigError
 
 __all__ = ["ERRORS", "EVERY_OTHER", "Finding", "Lookers", "VerifyReport", "verify"]

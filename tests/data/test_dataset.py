@@ -15,8 +15,9 @@ from pycocotools.coco import COCO
 
 from raymrcnn.config import DataConfig
 from raymrcnn.data.coco import CocoIndex, open_split
-from raymrcnn.data.dataset import TrainDataset, usable_images
+from raymrcnn.data.dataset import TrainDataset
 from raymrcnn.data.store import FolderImages, check_images_exist
+from raymrcnn.data.trainable import usable_images
 from raymrcnn.errors import DataError
 
 PLAIN = DataConfig(flip_prob=0.0)

@@ -16,8 +16,8 @@ from raymrcnn.data.check.polygons import PolygonMeasures, measure_polygons
 from raymrcnn.data.coco import CocoIndex
 from raymrcnn.data.coco_columns import COMPRESSED, COUNTS, NO_MASK, POLYGONS
 from raymrcnn.errors import DataError
-from raymrcnn.masks import rle_areas, segmentation_to_rle
-from raymrcnn.rle import decode_runs
+from raymrcnn.masks import polygon_pixels
+from raymrcnn.rle import check_size, decode_runs
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -119,16 +119,18 @@ def disagrees(area: Floats, pixels: Floats) -> Flags:
 
 
 def _count_pixels(index: CocoIndex, rows: Ints, found: MaskMeasures) -> None:
-    """Draw these masks."""
-    for j in rows.tolist():
-        i = int(index.annotation_images[j])
-        height, width = int(index.heights[i]), int(index.widths[i])
+    """Draw these masks, all of sound polygons."""
+    images = index.annotation_images[rows]
+    sizes = zip(index.heights[images].tolist(), index.widths[images].tolist(), strict=True)
+    masks = index.columns.segmentations
+    for j, (height, width) in zip(rows.tolist(), sizes, strict=True):
         try:
-            rle = segmentation_to_rle(index.segmentation(j), height, width)
-            found.pixels[j] = rle_areas([rle], height, width)[0]
+            check_size(height, width)
         except DataError as error:
             found.sound[j] = False
             found.problems[j] = ("mask-malformed", error.what)
+            continue
+        found.pixels[j] = polygon_pixels(masks.polygons(j), height, width)
 
 
 def _polygon_problem(polygons: PolygonMeasures, own: slice) -> tuple[str, str]:
