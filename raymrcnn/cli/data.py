@@ -20,6 +20,7 @@ app.command()(data_tools.convert)
 app.command()(data_select.subset)
 app.command()(data_select.split)
 app.command(cls=OnCluster)(data_check.verify)
+app.command()(data_check.stats)
 
 
 @app.command()

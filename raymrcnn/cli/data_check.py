@@ -1,4 +1,4 @@
-"""`raymrcnn data verify`, and what it prints."""
+"""`raymrcnn data verify` and `stats`, and what they print."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import typer
 
 from raymrcnn import rundir
 from raymrcnn.cli.options import Cluster, Detach, Json
-from raymrcnn.cli.show import ProgressLine, print_json
+from raymrcnn.cli.show import ProgressLine, print_json, print_table
 
 if TYPE_CHECKING:
     from raymrcnn.data.check.copy import CleanCopy
     from raymrcnn.data.check.findings import VerifyReport
+    from raymrcnn.data.statistics import CategoryStatistics, Statistics
 
 WRONG_INPUT = 2
 SHOWN_OF_A_KIND = 5
+CATEGORIES_SHOWN = 10  # commonest, and as many of the rarest
 
 
 def verify(
@@ -143,3 +145,67 @@ def _print_copy(copy: CleanCopy) -> None:
         f"cleaned copy {there}: {copy.annotation_file} ({copy.num_images} images, "
         f"{copy.num_annotations} annotations; {counts}: {copy.list_file})"
     )
+
+
+def stats(
+    data: Annotated[
+        str, typer.Option(metavar="DIR", help="Root of a data set, or a URI of a sharded one.")
+    ],
+    split: Annotated[
+        list[str] | None,
+        typer.Option(help="Can be repeated. \\[default: every split]", show_default=False),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a page with charts.", show_default=False),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell what a data set holds: sizes, objects an image, crowding, the long tail of categories.
+
+    Reads the annotations alone, and opens no image.
+
+    Example: raymrcnn data stats --data coco --html coco.html
+    """
+    from raymrcnn import storage
+    from raymrcnn.data.statistics import statistics
+
+    page = None if html is None else rundir.local_path(html, "--html")
+    found = statistics(storage.place(data), split or ())
+    if page is not None:
+        from raymrcnn.report.dataset import write_statistics
+
+        page = write_statistics(found, page)
+    if as_json:
+        print_json({**found.to_json(), **({} if page is None else {"html": str(page)})})
+        return
+    _print_statistics(found)
+    if page is not None:
+        typer.echo(f"page: {page}")
+
+
+def _print_statistics(found: Statistics) -> None:
+    from raymrcnn.report.dataset import THREE_NUMBERS, overview_of
+
+    columns = {name: overview_of(split) for name, split in found.splits.items()}
+    labels = list(next(iter(columns.values())))
+    rows = [[label, *(values[label] for values in columns.values())] for label in labels]
+    print_table([["", *columns], *rows], f"{found.data}; three numbers are {THREE_NUMBERS}")
+    by_split = {name: {c.id: c for c in s.categories} for name, s in found.splits.items()}
+    names = {c.id: c.name for categories in by_split.values() for c in categories.values()}
+    first = next(iter(by_split.values()))
+    order = [*first, *(k for k in names if k not in first)]  # commonest first
+    skipped = len(order) - 2 * CATEGORIES_SHOWN
+    if skipped > 0:
+        order = order[:CATEGORIES_SHOWN] + order[-CATEGORIES_SHOWN:]
+    rows = [
+        [names[k], *(_objects_of(categories.get(k)) for categories in by_split.values())]
+        for k in order
+    ]
+    if skipped > 0:
+        rows.insert(CATEGORIES_SHOWN, [f"({skipped} more)", *("" for _ in by_split)])
+    print_table([["category", *by_split], *rows], "Objects, and images with one")
+
+
+def _objects_of(category: CategoryStatistics | None) -> str:
+    return "–" if category is None else f"{category.num_objects} in {category.num_images}"

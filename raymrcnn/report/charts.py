@@ -156,6 +156,7 @@ def histogram(
     note: str = "",
     size: tuple[float, float] = (560, 240),
     style: str = "s1",
+    labels: Sequence[tuple[float, str]] = (),
 ) -> Markup:
     """Bars over a continuous axis.
 
@@ -168,6 +169,7 @@ def histogram(
         note: behind the title, smaller.
         size: width and height of the drawing.
         style: a class of the style sheet.
+        labels: places on the axis and what is written there, instead of round numbers.
     """
     top = float(max(counts.max(initial=0), 1))
     frame = Frame(
@@ -176,7 +178,7 @@ def histogram(
         x=(float(edges[0]), float(edges[-1])),
         y=(0.0, top * 1.06),
     )
-    parts: list[str] = [_axes(frame, x_label)]
+    parts: list[str] = [_axes(frame, x_label, labels=labels)]
     for count, left, right, tip in zip(counts, edges[:-1], edges[1:], tips, strict=True):
         x1, x2, y = frame.px(float(left)), frame.px(float(right)), frame.py(float(count))
         parts.append(_bar(frame, x1, x2, y, tip, style))
@@ -230,7 +232,9 @@ def _figure(
     )
 
 
-def _axes(frame: Frame, x_label: str, x_ticks: bool = True) -> Markup:
+def _axes(
+    frame: Frame, x_label: str, x_ticks: bool = True, labels: Sequence[tuple[float, str]] = ()
+) -> Markup:
     """Grid lines, tick labels, and the name of the x axis."""
     bottom, right = frame.height - _BOTTOM, frame.width - _RIGHT
     parts = []
@@ -239,10 +243,12 @@ def _axes(frame: Frame, x_label: str, x_ticks: bool = True) -> Markup:
         parts.append(el("line", class_="grid", x1=_LEFT, x2=right, y1=y, y2=y))
         parts.append(el("text", number(value), class_="tick end", x=_LEFT - 7, y=y + 4))
     parts.append(el("line", class_="axis", x1=_LEFT, x2=right, y1=bottom, y2=bottom))
-    for value in ticks(*frame.x, 6 if frame.width > 400 else 4) if x_ticks else ():
+    values = ticks(*frame.x, 6 if frame.width > 400 else 4) if x_ticks else []
+    named = labels or [(value, number(value)) for value in values]
+    for value, text in named:
         x = frame.px(value)
         parts.append(el("line", class_="axis", x1=x, x2=x, y1=bottom, y2=bottom + 4))
-        parts.append(el("text", number(value), class_="tick mid", x=x, y=bottom + 17))
+        parts.append(el("text", text, class_="tick mid", x=x, y=bottom + 17))
     middle = (_LEFT + right) / 2
     parts.append(el("text", x_label, class_="label mid", x=middle, y=frame.height - 4))
     return el("g", *parts, aria_hidden="true")

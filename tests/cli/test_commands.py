@@ -138,6 +138,20 @@ def test_what_verify_cannot_do_is_one_line(
     assert len(result.stderr.strip().splitlines()) == 1
 
 
+def test_stats_tell_what_a_data_set_holds(made_up: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    text = done("data", "stats", "--data", made_up, "--html", page)
+    assert "three numbers are the least, the median and the most" in text
+    assert "circle" in text
+    assert page.stat().st_size < 200_000
+    words = ["data", "stats", "--data", made_up, "--split", "val2017", "--json"]
+    document = json.loads(done(*words))
+    assert list(document["splits"]) == ["val2017"]
+    assert document["splits"]["val2017"]["num_images"] == 8
+    assert "no split 'x'" in refused("data", "stats", "--data", made_up, "--split", "x")
+    assert "no such folder" in refused("data", "stats", "--data", tmp_path / "x")
+
+
 # infer
 
 
