@@ -6,7 +6,7 @@ of its own; it is killed in the middle (SIGKILL, with all of its Ray) and starte
 would. Stated: rows a second, the growth of the driver's memory from the first block to the last,
 and the seconds from the start of the command to its first block, fresh and after the kill.
 
-Run as `python benchmarks/scale.py [--quick] [--rows N] [--workers N]`.
+Run as `python benchmarks/scale.py [--quick] [--rows N] [--workers N] [--only HALF]`.
 """
 
 from __future__ import annotations
@@ -148,46 +148,55 @@ def events(process: subprocess.Popen[str]) -> Any:
         yield json.loads(line)
 
 
-def measure(rows: int, workers: int, home: Path) -> dict[str, Any]:
-    source = home / "input.parquet"
-    write_rows(source, rows)
-    blocks = -(-rows // 256)
-
-    whole = start(home / "whole", source, workers)
+def undisturbed(source: Path, rows: int, workers: int, folder: Path) -> dict[str, Any]:
+    """A job from its start to its end."""
+    whole = start(folder, source, workers)
     seen = {event.pop("event"): event for event in events(whole)}
     assert whole.wait() == 0, "the job failed"
-
-    killed = start(home / "killed", source, workers)
-    for event in events(killed):
-        if event["event"] == "blocks" and event["done"] >= blocks // 2:
-            os.kill(killed.pid, signal.SIGKILL)
-            break
-    killed.wait()
-    there = len(list((home / "killed").glob("part-*")))
-    again = start(home / "killed", source, workers)
-    resumed = {event.pop("event"): event for event in events(again)}
-    assert again.wait() == 0, "the resumed job failed"
-
-    for name in ("whole", "killed"):  # each row once
-        ids = [
-            pq.read_table(path, columns=["image_id"]).column(0).to_numpy()
-            for path in sorted((home / name).glob("part-*.parquet"))
-        ]
-        assert np.array_equal(np.concatenate(ids), np.arange(1, rows + 1)), name
+    require_each_once(folder, rows)
     return {
-        "rows": rows,
-        "workers": workers,
         "blocks": seen["end"]["blocks"],
         "listed_s": round(seen["first"]["listed_s"], 2),
         "first_block_s": round(seen["first"]["seconds"], 2),
         "rows_per_s": round(seen["end"]["rows_per_s"]),
         "driver_growth_mb": round(seen["end"]["growth_mb"], 1),
         "driver_mb": round(seen["end"]["driver_mb"], 1),
+        "load": round(os.getloadavg()[0], 1),
+    }
+
+
+def killed(source: Path, rows: int, workers: int, folder: Path) -> dict[str, Any]:
+    """A job that is killed in the middle and started again."""
+    first = start(folder, source, workers)
+    for event in events(first):
+        if event["event"] == "blocks" and event["done"] >= -(-rows // 256) // 2:
+            os.kill(first.pid, signal.SIGKILL)
+            break
+    first.wait()
+    there = len(list(folder.glob("part-*")))
+    again = start(folder, source, workers)
+    resumed = {event.pop("event"): event for event in events(again)}
+    assert again.wait() == 0, "the resumed job failed"
+    require_each_once(folder, rows)
+    return {
         "blocks_before_kill": there,
         "resume_first_block_s": round(resumed["first"]["seconds"], 2),
+        "resume_driver_growth_mb": round(resumed["end"]["growth_mb"], 1),
         "rows_lost": 0,
         "rows_doubled": 0,
+        "resume_load": round(os.getloadavg()[0], 1),
     }
+
+
+def require_each_once(folder: Path, rows: int) -> None:
+    ids = [
+        pq.read_table(path, columns=["image_id"]).column(0).to_numpy()
+        for path in sorted(folder.glob("part-*.parquet"))
+    ]
+    assert np.array_equal(np.concatenate(ids), np.arange(1, rows + 1)), folder
+
+
+PARTS = {"undisturbed": undisturbed, "killed": killed}
 
 
 def main() -> None:
@@ -195,22 +204,31 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="50 000 rows, no file")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--only", choices=list(PARTS), help="one half; the other's is kept")
     parser.add_argument("--job", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--source", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.job:
         run_job(options.job, options.source, options.workers)
         return
-    with tempfile.TemporaryDirectory() as home:
-        rows = 50_000 if options.quick else options.rows
-        result = measure(rows, options.workers, Path(home))
-    result = {
+    rows = 50_000 if options.quick else options.rows
+    before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    result: dict[str, Any] = {
         "benchmark": "scale",
         "what": "rows through the pipeline with a network that finds nothing",
-        **result,
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, Python "
-        f"{platform.python_version()}, load {os.getloadavg()[0]:.1f}",
+        "rows": rows,
+        "workers": options.workers,
+        **({k: before[k] for k in PARTS if k in before} if before.get("rows") == rows else {}),
     }
+    with tempfile.TemporaryDirectory() as home:
+        source = Path(home) / "input.parquet"
+        write_rows(source, rows)
+        for name in [options.only] if options.only else PARTS:
+            result[name] = PARTS[name](source, rows, options.workers, Path(home) / name)
+            print(json.dumps(result[name]), file=sys.stderr, flush=True)
+    result["machine"] = (
+        f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}"
+    )
     print(json.dumps(result, indent=2))
     if not options.quick and options.rows >= 1_000_000:
         RESULTS.write_text(json.dumps(result, indent=2) + "\n")

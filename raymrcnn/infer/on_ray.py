@@ -213,11 +213,12 @@ def _summaries(
         memory=min(_memory_of(prepared), node_memory) if node_memory else None,
     )
     try:
-        for row in labelled.iter_rows():
-            told = pickle.loads(row["told"])
-            if isinstance(told, RaymrcnnError):
-                raise told
-            yield told
+        # Without prefetching: it would hold back what is told of each block until the next is done.
+        for batch in labelled.iter_batches(batch_size=None, prefetch_batches=0):
+            for told in map(pickle.loads, batch["told"]):
+                if isinstance(told, RaymrcnnError):
+                    raise told
+                yield told
     except ray.exceptions.RayError as error:
         raise _explained(error) from error
     finally:
