@@ -68,3 +68,23 @@ def test_float16_on_a_card_scales_its_gradients() -> None:
     assert found[0] != exact[0]
     skips = state.counts()["scaler_skips"]
     assert state.state_dict()["scaler"]["scale"] == 2.0 ** (16 - skips)
+
+
+@on_card
+def test_a_card_finds_in_a_batch_what_a_cpu_finds_image_by_image() -> None:
+    from raymrcnn.model.maskrcnn import build_mask_rcnn
+    from raymrcnn.model.predictor import Predictor
+    from raymrcnn.recipes import tiny
+
+    torch.manual_seed(0)
+    model = build_mask_rcnn(tiny().model, 3, 96, 128)
+    images = [torch.randint(0, 255, (3, 96, 112), dtype=torch.uint8) for _ in range(3)]
+    here, there = (
+        Predictor(model, (1, 2, 3), torch.device(name), score_threshold=0.0).forward(images)
+        for name in ("cpu", "mlu:0")
+    )
+    for one, other in zip(here, there, strict=True):
+        assert len(one.scores) == 100
+        assert torch.equal(one.labels, other.labels)
+        for name in ("boxes", "scores", "mask_probs"):
+            torch.testing.assert_close(getattr(one, name), getattr(other, name), atol=1e-4, rtol=0)
