@@ -229,6 +229,14 @@ def main() -> None:
             }
             for side, of in answers.items()
         },
+        # The time by the clock that the actor spent outside its blocks: waiting for the next.
+        "between_blocks_share": round(
+            max(
+                0.0,
+                1 - middle(piped, "in_blocks_ms", "seconds") * middle(piped, "images_per_s") / 1e3,
+            ),
+            3,
+        ),
         "torch": torch.__version__,
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, Python "
         f"{platform.python_version()}, load {load[0]:.1f} before and {load[1]:.1f} after",

@@ -175,14 +175,18 @@ def _places(column: pa.Array, shard: str) -> pa.Array:
     base, mark, query = shard.partition("?")
     folder = posixpath.dirname(base) + mark + query
 
-    def of(text: str | None) -> str:
-        if not text:
-            return ""
-        if storage.is_uri(text) or os.path.isabs(text):
-            return text
-        return storage.join(folder, text)
-
-    return pa.array([of(text) for text in column.to_pylist()], pa.string())
+    texts = pc.fill_null(column.cast(pa.string()), "")
+    # At once where it can be, as lists are long: most hold places that stand for themselves.
+    settled = pc.match_substring_regex(texts, "^(/|[A-Za-z][A-Za-z0-9+.-]+:/|$)")
+    if pc.all(settled).as_py() is not False:
+        return texts
+    return pa.array(
+        [
+            text if stands else storage.join(folder, text)
+            for text, stands in zip(texts.to_pylist(), settled.to_pylist(), strict=True)
+        ],
+        pa.string(),
+    )
 
 
 def _opened(place: str) -> pq.ParquetFile:

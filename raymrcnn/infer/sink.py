@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raymrcnn import rundir, storage
@@ -263,10 +264,7 @@ def _spool(images: Tables, path: Path | None) -> tuple[str, int]:
     writer = pq.ParquetWriter(path, IMAGE_SCHEMA, compression="zstd") if path else None
     try:
         for table in _pieces(images):
-            keys = table.column("image_id").to_pylist()
-            names = table.column("file_name").to_pylist()
-            rows = (f"{key}\0{name}\n" for key, name in zip(keys, names, strict=True))
-            digest.update("".join(rows).encode())
+            digest.update(_named(table))
             ids.append(table.column("image_id").to_numpy())
             if writer:
                 writer.write_table(table, row_group_size=ROWS_AT_ONCE)
@@ -276,6 +274,15 @@ def _spool(images: Tables, path: Path | None) -> tuple[str, int]:
     every = np.concatenate(ids)
     _require_unique(every, path)
     return digest.hexdigest(), len(every)
+
+
+def _named(table: pa.Table) -> bytes:
+    """The id and the name of each row, in bytes that no other rows give."""
+    keys = table.column("image_id").cast(pa.string())
+    lines = pc.binary_join_element_wise(
+        pc.binary_join_element_wise(keys, table.column("file_name"), "\0"), "", "\n"
+    )
+    return b"".join(piece.buffers()[2].to_pybytes() for piece in lines.chunks)
 
 
 def _pieces(images: Tables) -> Iterator[pa.Table]:
