@@ -14,9 +14,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from raymrcnn import rundir, storage
+from raymrcnn import storage
 from raymrcnn.data.coco import CocoIndex
-from raymrcnn.data.store import open_annotations
+from raymrcnn.data.store import open_annotation_file, open_annotations
 from raymrcnn.device.accelerator import CPU
 from raymrcnn.errors import ConfigError, DataError
 from raymrcnn.score.coco import IOU_TYPES, Scores, merge, records_of, types_of
@@ -59,7 +59,7 @@ def ground_truth(
         DataError: they cannot be read.
     """
     if annotations is not None:
-        return CocoIndex.open(rundir.local_path(annotations, "--annotations"))
+        return open_annotation_file(storage.place(annotations))
     made_from = about.get("data") or {}
     root = data or made_from.get("root")
     if root is None:

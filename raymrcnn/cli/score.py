@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -27,10 +26,10 @@ def score(
         typer.Option(metavar="WHERE", help="Instead: a folder, or a COCO results JSON."),
     ] = None,
     annotations: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="FILE",
-            help="Annotation file. \\[default: of the predicted split]",
+            help="Annotation file, a path or a URI. \\[default: of the predicted split]",
             show_default=False,
         ),
     ] = None,

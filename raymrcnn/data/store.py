@@ -199,11 +199,20 @@ def open_annotations(
     malformed: list[Malformed] | None = None,
 ) -> CocoIndex:
     """The annotations alone; see `open_dataset`."""
-    if not storage.is_uri(root):
-        path = annotation_file(Path(root), split)
-        return CocoIndex.open(path, check=check, malformed=malformed)
-    root = os.fspath(root)
-    uri = storage.join(root, "annotations", f"instances_{split}.json")
+    if storage.is_uri(root):
+        place: Path | str = storage.join(os.fspath(root), "annotations", f"instances_{split}.json")
+    else:
+        place = annotation_file(Path(root), split)
+    return open_annotation_file(place, check=check, malformed=malformed)
+
+
+def open_annotation_file(
+    place: Path | str, *, check: bool = True, malformed: list[Malformed] | None = None
+) -> CocoIndex:
+    """The index of a COCO annotation file, a path or a URI; see `CocoIndex.open`."""
+    if not storage.is_uri(place):
+        return CocoIndex.open(Path(place), check=check, malformed=malformed)
+    uri = os.fspath(place)
     with tempfile.TemporaryDirectory(prefix="raymrcnn-") as folder:
         local = Path(folder, f"{hashlib.sha256(uri.encode()).hexdigest()[:16]}.json")
         with rundir.disk_errors(folder):

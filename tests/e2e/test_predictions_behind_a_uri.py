@@ -49,6 +49,7 @@ def test_a_folder_in_a_store_is_used_as_one_on_this_machine(
         assert both["segm"]["metrics"]["AP"]["difference"] == 0.0
 
         storage.upload(file, f"s3://{BUCKET}/dt.json?{query}")
-        truth = made_up / "annotations/instances_val2017.json"
+        truth = f"s3://{BUCKET}/gt.json?{query}"
+        storage.upload(made_up / "annotations/instances_val2017.json", truth)
         of_file = answer("score", f"s3://{BUCKET}/dt.json?{query}", "--annotations", truth)
         assert of_file["segm"] == scores["segm"]
