@@ -47,6 +47,7 @@ def draw_detections(
     names: Mapping[int, str],
     *,
     min_score: float = 0.5,
+    scores: bool = True,
 ) -> Image.Image:
     """The photograph with its detections, large ones below small ones.
 
@@ -55,6 +56,7 @@ def draw_detections(
         detections: boxes, scores and masks, of which those below `min_score` are left out.
         names: category ids to names.
         min_score: 0 to 1.
+        scores: write them behind the names.
 
     Raises:
         DataError: a mask is malformed or of another size.
@@ -80,7 +82,8 @@ def draw_detections(
         pen.rectangle(_ordered(box), outline=shade, width=line)
     for d in chosen[::-1]:  # small ones choose their place first
         k = int(detections.category_ids[d])
-        text = f"{names.get(k, f'category {k}')} {detections.scores[d]:.2f}"
+        text = names.get(k, f"category {k}")
+        text = f"{text} {detections.scores[d]:.2f}" if scores else text
         box = tuple((detections.boxes[d] * scale).tolist())
         _label(pen, text, box, size, colour(k), taken)
     return drawn

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from raymrcnn import rundir
-from raymrcnn.cli import data_check, data_select, data_tools
+from raymrcnn.cli import data_check, data_select, data_tools, data_view
 from raymrcnn.cli.jobs import OnCluster
 from raymrcnn.cli.options import Json
 from raymrcnn.cli.show import ProgressLine, print_json
@@ -21,6 +21,7 @@ app.command()(data_select.subset)
 app.command()(data_select.split)
 app.command(cls=OnCluster)(data_check.verify)
 app.command()(data_check.stats)
+app.command()(data_view.view)
 
 
 @app.command()

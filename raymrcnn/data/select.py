@@ -133,12 +133,15 @@ def rows_of(index: CocoIndex, wanted: Wanted) -> _Ints:
         )
     if not len(rows):
         raise ConfigError("no image fits", where=index.path, todo="ask for less of them")
-    ids = index.image_ids
     if wanted.number is not None:
-        rows = np.array(
-            sorted(rows.tolist(), key=lambda i: draw_key(wanted.seed, ids[i]))[: wanted.number]
-        )
-    return rows[np.argsort(ids[rows], kind="stable")]
+        rows = drawn(index, rows, wanted.number, wanted.seed)
+    return rows[np.argsort(index.image_ids[rows], kind="stable")]
+
+
+def drawn(index: CocoIndex, rows: _Ints, number: int, seed: int) -> _Ints:
+    """Some of the rows of images, or all where there are no more: drawn by id and seed."""
+    ids = index.image_ids
+    return np.array(sorted(rows.tolist(), key=lambda i: draw_key(seed, ids[i]))[:number])
 
 
 def split(
