@@ -144,8 +144,9 @@ def convert(
     for fault in done.left_out:
         typer.echo(f"left out: {fault}")
     print_table([
-        ["split", "images", "objects"],
-        *([k, str(n), str(done.num_objects[k])] for k, n in done.num_images.items()),
+        ["split", "images", "without an object", "objects"],
+        *([k, str(n), str(done.num_empty[k]), str(done.num_objects[k])]
+          for k, n in done.num_images.items()),
     ], f"{done.source} to {done.target}: {done.root}")  # fmt: skip
     how = ", ".join(f"{count} {what}" for what, count in done.images_are.items())
     typer.echo(f"{len(done.categories)} categories; images: {how}")

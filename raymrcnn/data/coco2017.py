@@ -227,7 +227,10 @@ def _require_room(root: Path, archives: Sequence[Archive]) -> None:
     needed = 0
     for archive in archives:
         here = sum(p.stat().st_size for p in _parts(root, archive) if p.exists())
-        needed += max(archive.size - here, 0) + archive.unpacked
+        unpacked = _bytes_below(_work(root, archive))
+        if archive.top != ANNOTATIONS:
+            unpacked += _bytes_below(root / archive.top)
+        needed += max(archive.size - here, 0) + max(archive.unpacked - unpacked, 0)
     place = root
     while not place.exists():
         place = place.parent
@@ -239,6 +242,15 @@ def _require_room(root: Path, archives: Sequence[Archive]) -> None:
             where=str(place),
             todo="make room, choose another --out, or fewer: --split val2017",
         )
+
+
+def _work(root: Path, archive: Archive) -> Path:
+    """Where an archive is unpacked before it takes its name; found again by the next call."""
+    return root / f"{rundir.TMP_PREFIX}{archive.top}-{archive.sha256[:8]}"
+
+
+def _bytes_below(folder: Path) -> int:
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
 
 
 def _parts(root: Path, archive: Archive) -> tuple[Path, Path]:
@@ -335,7 +347,7 @@ def _one(job: _Job, archive: Archive, url: str) -> None:
     if archive.top != ANNOTATIONS and (job.root / archive.top).exists():
         unpack(file, job.root, members, unpacking)  # fetched here before: what is gone of it
     else:
-        work = job.root / f"{rundir.TMP_PREFIX}{archive.top}-{archive.sha256[:8]}"
+        work = _work(job.root, archive)
         unpack(file, work, members, unpacking)
         with rundir.disk_errors(job.root):
             _commit(job.root, archive, work, [member.filename for member in members])

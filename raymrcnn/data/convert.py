@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,6 +45,7 @@ class Converted:
     target: str
     num_images: dict[str, int] = field(default_factory=dict)  # by split
     num_objects: dict[str, int] = field(default_factory=dict)
+    num_empty: dict[str, int] = field(default_factory=dict)  # images without an object
     categories: list[str] = field(default_factory=list)
     images_are: dict[str, int] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)  # images, each with what is wrong
@@ -202,6 +203,8 @@ class _Job:
         An image is placed after `make` was content with it.
         """
         total = sum(len(items) for items in self.splits.values())
+        for numbers in (self.told.num_images, self.told.num_objects, self.told.num_empty):
+            numbers[split] = 0
         for item in self.splits[split]:
             try:
                 image = self.source.read(item)
@@ -218,13 +221,13 @@ class _Job:
             if self.progress and (self.done % 20 == 0 or self.done == total):
                 self.progress(self.done, total)
 
-    def count(self, split: str, written: Iterable[Written]) -> None:
-        """Write a split, and count what was written."""
-        self.told.num_images[split] = self.told.num_objects[split] = 0
-        for one in written:
-            self.told.num_images[split] += 1
-            self.told.num_objects[split] += one.objects
-            self.told.num_crowds_left_out += one.crowds_left_out
+    def count(self, split: str, one: Written) -> None:
+        """Count an image that was written."""
+        told = self.told
+        told.num_images[split] += 1
+        told.num_objects[split] += one.objects
+        told.num_empty[split] += not one.objects
+        told.num_crowds_left_out += one.crowds_left_out
 
     def end(self) -> None:
         """Refuse the whole where something was wrong and nothing may be left out."""
@@ -238,6 +241,9 @@ class _Job:
         if not sum(self.told.num_images.values()):
             raise DataError("no image is left" if faults else "there is no image",
                             where=self.told.source)  # fmt: skip
+        if not sum(self.told.num_objects.values()):
+            raise DataError("no image has an object", where=self.told.source,
+                            todo="are the labels where this format has them?")  # fmt: skip
 
     def _check_categories(self, image: Labelled) -> None:
         known = self.categories or self.source.categories
@@ -269,13 +275,11 @@ def _to_coco(job: _Job, folder: Path) -> None:
                 one = {"id": len(annotations) + 1, "image_id": k, **mask}
                 one["iscrowd"] = int(shape.crowd)
                 annotations.append((shape.category, msgspec.json.encode(one)))
+            job.count(split, Written(objects=len(objects)))
         entries[split] = images, annotations
-        job.told.num_images[split], job.told.num_objects[split] = len(images), len(annotations)
     job.end()
     every = Counter(name for _, annotations in entries.values() for name, _ in annotations)
     names = list(job.categories) or job.source.categories or sorted(every)
-    if not names:
-        raise DataError("no image has an object", where=job.told.source)
     ids = {name: k for k, name in enumerate(names, start=1)}
     for split, (images, annotations) in entries.items():
         write_document(folder / "annotations" / f"instances_{split}.json", {}, {
@@ -304,7 +308,8 @@ def _to_yolo(job: _Job, folder: Path) -> None:
     for split in job.splits:
         labels = folder / "labels" / split
         write = functools.partial(yolo.write_labels, labels, numbers)
-        job.count(split, (crowds for _, crowds in job.each(split, f"images/{split}", write)))
+        for _, one in job.each(split, f"images/{split}", write):
+            job.count(split, one)
     job.end()
     yolo.write_data_file(folder / "data.yaml", list(job.splits), names)
     job.told.categories = names
@@ -314,7 +319,8 @@ def _to_labelme(job: _Job, folder: Path) -> None:
     """SPLIT/ with an image and a JSON file each."""
     for split in job.splits:
         write = functools.partial(labelme.write_labelme, folder / split)
-        job.count(split, (counts for _, counts in job.each(split, split, write)))
+        for _, one in job.each(split, split, write):
+            job.count(split, one)
     job.end()
     job.told.categories = job.source.categories or []
 

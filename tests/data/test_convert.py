@@ -129,7 +129,8 @@ def labelme_folder(root: Path) -> Path:
         shape("__ignore__", [[1, 1], [2, 2]], "line"),
     ])  # fmt: skip
     picture(root / "sub/b.png")
-    labelme(root / "sub/b.json", [], imagePath="..\\sub\\b.png")
+    old = {"imageHeight": None, "imageWidth": None}
+    labelme(root / "sub/b.json", [], imagePath="..\\sub\\b.png", **old)
     data = base64.b64encode(picture(root / "gone.png").read_bytes()).decode()
     (root / "gone.png").unlink()
     labelme(root / "c.json", [shape("date", SQUARE)], imagePath="C:\\photos\\x.png", imageData=data)
@@ -143,6 +144,7 @@ def test_labelme_becomes_coco_and_comes_back(tmp_path: Path) -> None:
     assert (told["source"], told["num_images"], told["num_objects"]) == (
         "labelme", {"all": 3}, {"all": 6},
     )  # fmt: skip
+    assert told["num_empty"] == {"all": 1}
     assert told["categories"] == ["date", "hole", "nut"]
     found = masks(tmp_path / "coco", "all")
     assert set(found) == {"a.png", "sub/b.png", "c.png"}
@@ -298,6 +300,14 @@ def test_yolo_keeps_the_order_of_its_classes(tmp_path: Path) -> None:
     assert [(c.id, c.name) for c in index.categories] == [(1, "cat"), (2, "dog")]
     np.testing.assert_allclose(index.segmentation(0)[0], [6.4, 4.8, 32, 4.8, 32, 24])
     assert open_split(tmp_path / "o", "val").num_annotations == 0
+
+
+def test_labels_that_are_nowhere_are_no_data_set_of_empty_images(tmp_path: Path) -> None:
+    root = yolo_folder(tmp_path / "in")
+    (root / "labels").rename(root / "annotations")
+    done = run("--data", root, "--out", tmp_path / "o")
+    assert done.exit_code == 2 and "no image has an object" in done.stderr
+    assert not (tmp_path / "o").exists()
 
 
 def test_a_turned_photograph_is_read_upright(tmp_path: Path) -> None:

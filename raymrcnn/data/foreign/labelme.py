@@ -31,6 +31,7 @@ from raymrcnn.data.foreign.records import (
     name_below,
     png_pixels,
     require_size,
+    sizes_of,
     write_beside,
 )
 from raymrcnn.errors import DataError
@@ -39,6 +40,7 @@ from raymrcnn.masks import bitmap_to_rle, polygons_to_bitmap, rle_to_bitmap
 IGNORED = "__ignore__"
 CROWD = "crowd"  # the flag that crowds are written with
 _CIRCLE_CORNERS = 64
+_Size = tuple[int, int]  # width, height, pixels
 _SPLIT = re.compile(r"(train|val|test)[0-9_-]*|all")
 
 
@@ -54,8 +56,8 @@ class _Shape(msgspec.Struct):
 class _File(msgspec.Struct):
     shapes: list[_Shape]
     imagePath: str  # noqa: N815  # labelme's names
-    imageHeight: int  # noqa: N815
-    imageWidth: int  # noqa: N815
+    imageHeight: int | None = None  # noqa: N815  # early versions do not say
+    imageWidth: int | None = None  # noqa: N815
     imageData: str | None = None  # noqa: N815
 
 
@@ -91,10 +93,11 @@ class LabelmeFolder:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise DataError(f"is no labelme file ({error})", where=str(item)) from None
         source, name = self._image(item, file)
-        width, height = file.imageWidth, file.imageHeight
-        require_size(source, width, height, str(item))
-        return Labelled(source=source, name=name, width=width, height=height,
-                        shapes=_objects(file, item))  # fmt: skip
+        upright, _ = sizes_of(source)
+        size = file.imageWidth or upright[0], file.imageHeight or upright[1]
+        require_size(source, *size, str(item))
+        shapes = _objects(file, item, size)
+        return Labelled(source=source, name=name, width=size[0], height=size[1], shapes=shapes)
 
     def _image(self, item: Path, file: _File) -> tuple[bytes | Path, str]:
         """The image beside a file, or the one inside it; and its name."""
@@ -148,7 +151,7 @@ def _looks_right(path: Path) -> bool:
     return "shapes" in document and "imagePath" in document
 
 
-def _objects(file: _File, item: Path) -> list[Shape]:
+def _objects(file: _File, item: Path, size: _Size) -> list[Shape]:
     """The objects of a file: shapes, those of one label and group together."""
     together: dict[object, list[int]] = {}
     for k, shape in enumerate(file.shapes):
@@ -157,31 +160,31 @@ def _objects(file: _File, item: Path) -> list[Shape]:
             together.setdefault(k if alone else (shape.label, str(shape.group_id)), []).append(k)
     found = []
     for members in together.values():
-        parts = [_part(file.shapes[k], file, f"{item}: shape {k + 1}") for k in members]
+        parts = [_part(file.shapes[k], size, f"{item}: shape {k + 1}") for k in members]
         first = file.shapes[members[0]]
         crowd = bool((first.flags or {}).get(CROWD))
         if all(isinstance(part, list) for part in parts):
             found.append(Shape(category=first.label, polygons=parts, crowd=crowd))  # type: ignore[arg-type]
             continue
-        union = np.zeros((file.imageHeight, file.imageWidth), np.uint8)
+        union = np.zeros(size[::-1], np.uint8)
         for part in parts:
-            union |= _pixels(part, file)
+            union |= _pixels(part, size)
         found.append(Shape(category=first.label, rle=bitmap_to_rle(union), crowd=crowd))
     return found
 
 
-def _pixels(part: list[float] | np.ndarray[Any, Any], file: _File) -> Any:
+def _pixels(part: list[float] | np.ndarray[Any, Any], size: _Size) -> Any:
     if isinstance(part, list):
-        return polygons_to_bitmap([part], file.imageHeight, file.imageWidth)
+        return polygons_to_bitmap([part], size[1], size[0])
     return part
 
 
-def _part(shape: _Shape, file: _File, where: str) -> list[float] | np.ndarray[Any, Any]:
+def _part(shape: _Shape, size: _Size, where: str) -> list[float] | np.ndarray[Any, Any]:
     """A polygon [x, y, ...], or the pixels [height, width] of a mask."""
     points, kind = shape.points, shape.shape_type
     where = f"{where} ({shape.label})"
     if kind == "mask":
-        return _bitmap(shape, file, where)
+        return _bitmap(shape, size, where)
     if kind == "polygon":
         if len(points) < 3:
             raise DataError("has fewer than 3 points", where=where)
@@ -204,7 +207,7 @@ def _circle(points: Sequence[tuple[float, float]]) -> list[float]:
     return [v for t in turns for v in (x + radius * math.cos(t), y + radius * math.sin(t))]
 
 
-def _bitmap(shape: _Shape, file: _File, where: str) -> np.ndarray[Any, Any]:
+def _bitmap(shape: _Shape, size: _Size, where: str) -> np.ndarray[Any, Any]:
     if len(shape.points) != 2 or not shape.mask:
         raise DataError("is a mask without its two points and its pixels", where=where)
     try:
@@ -213,10 +216,10 @@ def _bitmap(shape: _Shape, file: _File, where: str) -> np.ndarray[Any, Any]:
         raise DataError("its mask is no base64", where=where) from None
     pixels = png_pixels(data, where, "L") > 0
     (x, y), (x2, y2) = ((round(a), round(b)) for a, b in shape.points)
-    inside = 0 <= x <= x2 < file.imageWidth and 0 <= y <= y2 < file.imageHeight
+    inside = 0 <= x <= x2 < size[0] and 0 <= y <= y2 < size[1]
     if not inside or pixels.shape != (y2 + 1 - y, x2 + 1 - x):
         raise DataError("its mask has another size than its points say", where=where)
-    whole = np.zeros((file.imageHeight, file.imageWidth), np.uint8)
+    whole = np.zeros(size[::-1], np.uint8)
     whole[y : y2 + 1, x : x2 + 1] = pixels
     return whole
 
