@@ -3,11 +3,14 @@
 #
 #     cluster/docker-run.sh /shared/coco /shared/runs -- raymrcnn train --data /shared/coco ...
 #
-# Folders before -- are seen inside under the same names. RAYMRCNN_IMAGE names another image.
+# Folders before -- are seen inside under the same names; the command starts in the first of them.
+# RAYMRCNN_IMAGE names another image, DOCKER another program that takes Docker's words (podman).
 set -euo pipefail
 mounts=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
-    mounts+=(--volume "$(realpath -- "$1"):$(realpath -- "$1")")
+    folder=$(realpath -- "$1")
+    [ ${#mounts[@]} -gt 0 ] || mounts=(--workdir "$folder") # elsewhere nothing can be written
+    mounts+=(--volume "$folder:$folder")
     shift
 done
 if [ $# -lt 2 ]; then

@@ -25,6 +25,15 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 # Ray starts workers with low priority; these are what the machine is for.
 export RAY_worker_niceness=0
 
+# TLS, where the certificate lies that cluster/tls.sh made for this host: RAY_USE_TLS=0 does without.
+_raymrcnn_tls=${RAYMRCNN_TLS:-$HOME/.ray/tls}
+if [ -z "${RAY_USE_TLS:-}" ] && [ -e "$_raymrcnn_tls/node.key" ]; then
+    chmod 600 "$_raymrcnn_tls/node.key"
+    export RAY_USE_TLS=1 RAY_TLS_CA_CERT="$_raymrcnn_tls/ca.crt"
+    export RAY_TLS_SERVER_CERT="$_raymrcnn_tls/node.crt" RAY_TLS_SERVER_KEY="$_raymrcnn_tls/node.key"
+fi
+unset _raymrcnn_tls
+
 # RAY_custom_unit_instance_resources, without which Ray tells every worker card 0, and RAYMRCNN_NODE.
 _raymrcnn_node=$("${PYTHON:-python}" -m raymrcnn.device.node.on_ray) || {
     echo "cluster/env.sh: raymrcnn is not installed for ${PYTHON:-python}" >&2

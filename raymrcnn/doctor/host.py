@@ -202,7 +202,9 @@ def _token() -> Iterator[Finding]:
         return
     given = os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")
     path = Path(given).expanduser()
-    if "RAY_AUTH_TOKEN" in os.environ:
+    if "RAY_AUTH_TOKEN" in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
+        yield ok("token", "in RAY_AUTH_TOKEN, where Kubernetes puts what a Secret holds")
+    elif "RAY_AUTH_TOKEN" in os.environ:
         yield warn("token", "in RAY_AUTH_TOKEN, where others may see it",
                    "put it into ~/.ray/auth_token, mode 0600")  # fmt: skip
     elif not path.exists():

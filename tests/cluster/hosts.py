@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -113,9 +114,15 @@ def ip(*words: object) -> None:
 
 
 class Cluster:
-    """A head and workers, started by the scripts of `cluster/`."""
+    """A head and workers, started by the scripts of `cluster/`.
 
-    def __init__(self, number: int, folder: Path) -> None:
+    Args:
+        number: of hosts.
+        folder: for their homes.
+        tls: whether each of them has a certificate of `cluster/tls.sh`.
+    """
+
+    def __init__(self, number: int, folder: Path, *, tls: bool = False) -> None:
         self.bridge = f"rm{os.getpid() % 100000}b"
         Path("/tmp/ray").mkdir(exist_ok=True)
         self.hosts: list[Host] = []
@@ -126,6 +133,8 @@ class Cluster:
             for k in range(1, number + 1):
                 self.hosts.append(Host(k, folder / f"host{k}"))
                 self.hosts[-1].wire(self.bridge)
+            if tls:
+                self.certify(folder / "authority")
             self.head.run(CLUSTER / "head.sh", "--num-cpus", 1, "--object-store-memory", 200 << 20)
             for host in self.hosts[1:]:
                 self.join(host)
@@ -140,6 +149,13 @@ class Cluster:
     @property
     def token(self) -> Path:
         return self.head.home / ".ray" / "auth_token"
+
+    def certify(self, authority: Path) -> None:
+        """Give each host its certificate, as the lines that the script prints would."""
+        subprocess.run([CLUSTER / "tls.sh", *(host.ip for host in self.hosts)], check=True,
+                       env={**os.environ, "RAYMRCNN_TLS_OUT": str(authority)})  # fmt: skip
+        for host in self.hosts:
+            shutil.copytree(authority / host.ip, host.home / ".ray" / "tls")
 
     def join(self, host: Host) -> None:
         place = host.home / ".ray" / "auth_token"

@@ -77,6 +77,25 @@ def groups(path: Path) -> list[dict[str, Any]]:
     return [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
 
 
+def closed_container(pod: dict[str, Any]) -> dict[str, Any]:
+    """The one of a pod, which runs as a normal user and can change nothing but what is mounted."""
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] == 1000, "the image's user"
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    (container,) = pod["containers"]
+    assert container["image"] == IMAGE
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }  # fmt: skip
+    assert {"name": "HOME", "value": "/tmp"} in container["env"], "where it may write"
+    assert {"name": "tmp", "mountPath": "/tmp"} in container["volumeMounts"]
+    assert {v["name"] for v in pod["volumes"]} == {m["name"] for m in container["volumeMounts"]}
+    found: dict[str, Any] = container
+    return found
+
+
 @pytest.mark.parametrize("path", CLUSTERS, ids=lambda p: p.stem)
 def test_a_cluster_agrees_with_the_package_and_is_closed(path: Path) -> None:
     spec = read(path)["spec"]
@@ -88,14 +107,7 @@ def test_a_cluster_agrees_with_the_package_and_is_closed(path: Path) -> None:
         labels = dict(item.split("=") for item in group["rayStartParams"]["labels"].split(","))
         assert labels.pop(VERSION_LABEL) == __version__
         pod = group["template"]["spec"]
-        assert pod["automountServiceAccountToken"] is False
-        assert pod["securityContext"]["runAsNonRoot"] is True
-        (container,) = pod["containers"]
-        assert container["image"] == IMAGE
-        assert container["securityContext"] == {
-            "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        }  # fmt: skip
+        container = closed_container(pod)
         env = {item["name"]: item["value"] for item in container["env"]}
         assert not [name for name in env if "TOKEN" in name], "a token is a Secret's"
         cards = container["resources"].get("limits", {}).get("cambricon.com/mlu370")
@@ -115,7 +127,23 @@ def test_a_job_is_a_command_on_a_cluster_that_is_here(path: Path) -> None:
     assert program == "raymrcnn"
     done = CliRunner().invoke(app, [*words, "--no-such-option"])
     assert "--no-such-option" in done.stderr, "every word before it is understood"
-    assert yaml.safe_load(spec["runtimeEnvYAML"])["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"] == "180"
+    assert yaml.safe_load(spec["runtimeEnvYAML"])["env_vars"] == {"RAY_JOB_STOP_WAIT_TIME_S": "180"}
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda p: p.stem)
+def test_who_submits_a_job_shows_the_clusters_token_out_of_its_secret(path: Path) -> None:
+    spec = read(path)["spec"]
+    submitter = closed_container(spec["submitterPodTemplate"]["spec"])
+    assert spec["submitterPodTemplate"]["spec"]["restartPolicy"] == "Never"
+    env = {item["name"]: item for item in submitter["env"]}
+    assert env["RAY_AUTH_MODE"]["value"] == "token"
+    # KubeRay keeps a cluster's token in a Secret of the cluster's name.
+    secret = {"name": spec["clusterSelector"]["ray.io/cluster"], "key": "auth_token"}
+    assert env.pop("RAY_AUTH_TOKEN") == {
+        "name": "RAY_AUTH_TOKEN", "valueFrom": {"secretKeyRef": secret},
+    }  # fmt: skip
+    assert not [name for name in env if "TOKEN" in name]
+    assert "TOKEN" not in spec["entrypoint"] + spec["runtimeEnvYAML"]
 
 
 def test_ray_up_takes_the_list_of_hosts(tmp_path: Path) -> None:

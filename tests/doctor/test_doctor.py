@@ -126,6 +126,11 @@ def test_the_token_is_yours_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         (found,) = host._token()
         assert found.status == status
         assert "secret" not in str(found)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+    assert next(iter(host._token())).status == "warn"
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")  # it knows no other way
+    (found,) = host._token()
+    assert (found.status, "secret" in str(found)) == ("ok", False)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     assert next(iter(host._token())).status == "warn"
 
