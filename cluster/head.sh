@@ -26,6 +26,12 @@ fi
 chmod 600 "$token"
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$token"
 
+if [ "${RAY_USE_TLS:-}" = 1 ] && command -v openssl > /dev/null &&
+    ! openssl x509 -in "$RAY_TLS_SERVER_CERT" -noout -checkip "$ip" | grep -q 'does match'; then
+    echo "$RAY_TLS_SERVER_CERT is not for $ip; make one that is: cluster/tls.sh $ip ..." >&2
+    exit 2
+fi
+
 # The job server listens on this host alone, as it may run anything: reach it through
 # `ssh -L 8265:localhost:8265 HEAD`, or set RAYMRCNN_DASHBOARD to a private address. It asks for the
 # token there too, but speaks plain HTTP.
@@ -34,3 +40,4 @@ export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$token"
     --disable-usage-stats "${RAYMRCNN_NODE[@]}" "$@"
 echo
 echo "On every other host: copy $token there (mode 0600), then cluster/worker.sh $ip:$port"
+echo "Between hosts: $([ "${RAY_USE_TLS:-}" = 1 ] && echo TLS || echo 'no TLS (cluster/tls.sh)')"

@@ -29,6 +29,9 @@ fi
 chmod 600 "$token"
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$token"
 
+# With TLS on one side alone `ray start` would knock for minutes, and say little.
+"${PYTHON:-python}" -m raymrcnn.device.tls "$head"
+
 address=()
 if [ -n "${RAYMRCNN_IP:-}" ]; then
     address=(--node-ip-address "$RAYMRCNN_IP")

@@ -36,6 +36,7 @@ class Card:
     pci_bus_id: str | None = None  # "0000:39:00.0", lower case
     uuid: str | None = None
     pids: tuple[int, ...] | None = None  # processes on it, in the numbers of the host; () if none
+    healthy: bool | None = None  # as cnmon judges device and driver
     has_node: bool | None = None  # whether its /dev/cambricon_devN is here; a container has some
 
 
@@ -283,6 +284,7 @@ def _from_pairs(pairs: list[tuple[str, str, Any]]) -> Card:
         ecc=_ecc(eccs[0]) if eccs else None,
         pci_bus_id=_bus_id(f"{domain}:{bus}:{device}.{function}"),
         uuid=uuid if isinstance(uuid, str) and re.fullmatch(r"[\w-]{8,64}", uuid) else None,
+        healthy=_healthy({k: _text(v).lower() for s, k, v in pairs if s == "healthstate"}),
         pids=tuple(sorted(pids)) if lists_processes else None,
     )
 
@@ -350,6 +352,14 @@ def _ecc(value: Any) -> bool | None:
     if text in ("n/a", "off", "disable", "disabled"):
         return False
     return True if _is_number(text) or text in ("", "on", "enable", "enabled") else None
+
+
+def _healthy(told: dict[str, str]) -> bool | None:
+    """Whether the device is good and its driver runs; of what is told neither way, nothing."""
+    states = [told.get("device"), told.get("driver")]
+    if not any(states):
+        return None
+    return all(state in (None, "", "good", "running") for state in states)
 
 
 def _bytes(value: Any) -> int | None:

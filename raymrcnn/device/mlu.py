@@ -102,7 +102,11 @@ def device_count(root: Path = ROOT) -> int:
 
 
 def host_cards(
-    root: Path = ROOT, cnmon: str | None = CNMON, timeout_s: float = CNMON_TIMEOUT_S
+    root: Path = ROOT,
+    cnmon: str | None = CNMON,
+    timeout_s: float = CNMON_TIMEOUT_S,
+    *,
+    thorough: bool = False,
 ) -> tuple[Card, ...]:
     """The cards of this host, whatever this process may use of them, sorted by index.
 
@@ -110,6 +114,7 @@ def host_cards(
         root: of the file system with /proc, /dev.
         cnmon: the program, a name or a path; None: do not start it.
         timeout_s: for each of its (at most three) runs; after one that hangs it is left alone.
+        thorough: also ask for their health, which takes cnmon longer.
     """
     nodes = device_nodes(root)
     sources = [_proc_cards(root)]
@@ -121,8 +126,8 @@ def host_cards(
         sources.append(cambricon.parse_table(table or ""))
         known = cambricon.merge(sources, nodes)
         complete = known and all(c.model and c.memory_bytes and c.driver for c in known)
-        if table is not None and not complete:
-            text = _run_cnmon(program, ["info", "-m"], timeout_s)
+        if table is not None and (thorough or not complete):
+            text = _run_cnmon(program, ["info"] if thorough else ["info", "-m"], timeout_s)
             sources.append(cambricon.parse_info_text(text or ""))
     return cambricon.merge(sources, nodes)
 

@@ -23,6 +23,7 @@ import torch.distributed as dist
 from raymrcnn import __version__
 from raymrcnn.device.accelerator import CPU, CUDA, MLU, Accelerator, num_cards
 from raymrcnn.device.host_memory import reuse_freed_memory
+from raymrcnn.device.tls import require_understood
 from raymrcnn.errors import ClusterError, DeviceError, RaymrcnnError, RunError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ QUIET = {
 }
 VERSION_LABEL = "raymrcnn/version"  # of a node, set by cluster/env.sh
 PROCESS_GROUP_TIMEOUT_S = 600
-CONNECT_TIMEOUT_S = 10
+LISTENER_S = 10
 _VERSIONS = re.compile(r"(?:Ray|Python): (\S+)")  # of the cluster, then of this process
 
 
@@ -242,6 +243,7 @@ def _join(address: str) -> None:
     try:
         _require_listener(address)
         with _held_back_stderr(said):
+            _show_token(address)
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise no_answer_error(address, "\n".join([str(error), *said])) from None
@@ -272,13 +274,45 @@ def require_version(nodes: list[dict[str, Any]]) -> None:
 
 
 def _require_listener(address: str) -> None:
-    """Raise OSError or ValueError unless something listens there: Ray would try for minutes."""
-    if address in ("auto", "local"):
+    """Raise OSError or ValueError unless something listens there: Ray would try for minutes.
+
+    Raises:
+        ClusterError: it speaks TLS and we do not, or the other way round, or without trust.
+    """
+    if address == "local":
         return
+    if address == "auto":
+        from ray._private.services import canonicalize_bootstrap_address
+
+        address = canonicalize_bootstrap_address("auto") or ""  # no public call tells it
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon or not host:
         raise ValueError("write it as HOST:PORT")
-    socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
+    require_understood(host.strip("[]"), int(port))
+
+
+def _show_token(address: str) -> None:
+    """Let Ray show its token, if there is one here, where the cluster asks for it.
+
+    By itself Ray does so for "auto" alone. A driver that asks for tokens in a cluster without
+    could not be spoken to, and a token is nothing to be shown to whoever listens.
+    """
+    import grpc  # type: ignore[import-untyped]
+    from ray._private.authentication.authentication_token_setup import (
+        maybe_enable_token_auth_if_token_available,
+    )
+    from ray._private.grpc_utils import init_grpc_channel
+
+    if address in ("auto", "local"):
+        return
+    channel = init_grpc_channel(address.removeprefix("ray://"))
+    try:
+        channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=LISTENER_S)
+    except grpc.RpcError as error:
+        if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+            maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    finally:
+        channel.close()
 
 
 def _start(accelerator: Accelerator, workers: int, spare: int) -> None:

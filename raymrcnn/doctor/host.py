@@ -74,7 +74,7 @@ def _versions() -> Iterator[Finding]:
 
 
 def _cambricon(root: Path, cnmon: str | None) -> Iterator[Finding]:
-    cards, versions = mlu.host_cards(root, cnmon), mlu.versions(root, cnmon)
+    cards, versions = mlu.host_cards(root, cnmon, thorough=True), mlu.versions(root, cnmon)
     if not cards and not any(versions.values()):
         yield ok("MLU cards", "none")
         return
@@ -90,14 +90,17 @@ def _cambricon(root: Path, cnmon: str | None) -> Iterator[Finding]:
 def _card(card: Card) -> Finding:
     name = f"MLU card {card.index}"
     memory = f", {card.memory_bytes / 2**30:.0f} GiB" if card.memory_bytes else ""
-    what = f"{card.model or 'of unknown model'}{memory}"
+    exclusive = (card.compute_mode or "Default").lower() != "default"
+    what = f"{card.model or 'of unknown model'}{memory}{', exclusive mode' if exclusive else ''}"
     if card.has_node is False:
         return fail(name, f"{what}: the driver knows it, and /dev has no node of it",
                     f"give the container --device /dev/cambricon_dev{card.index}")  # fmt: skip
-    exclusive = (card.compute_mode or "Default").lower() != "default"
+    if card.healthy is False:
+        return fail(name, f"{what}: cnmon does not call it healthy",
+                    "look at `cnmon info` and dmesg; a reset of the host may do")  # fmt: skip
     if exclusive and card.pids:
         pids = ", ".join(map(str, card.pids))
-        return fail(name, f"{what}: in exclusive mode, and taken by process {pids}",
+        return fail(name, f"{what}: taken by process {pids}",
                     "end that process, or take the card out by MLU_VISIBLE_DEVICES")  # fmt: skip
     if card.pids:
         return warn(name, f"{what}: {len(card.pids)} other processes use it",
@@ -106,7 +109,7 @@ def _card(card: Card) -> Finding:
         return warn(name, f"{what}: ECC is off", "switch it on: a flipped bit goes unnoticed")
     if card.model is None:
         return warn(name, what, "install cnmon, so that --accelerator MODEL and limits are known")
-    return ok(name, what)
+    return ok(name, f"{what}, healthy" if card.healthy else what)
 
 
 def _version(name: str, found: str | None, least: str) -> Finding:

@@ -22,7 +22,8 @@ import torch
 import torch.distributed as dist
 from torchvision.ops import nms, roi_align
 
-from raymrcnn.device.accelerator import CPU, ROWS, Accelerator, first_device, num_cards
+from raymrcnn.device import mlu
+from raymrcnn.device.accelerator import CPU, MLU, ROWS, Accelerator, first_device, num_cards
 from raymrcnn.doctor.findings import Finding, fail, ok, warn
 
 LIMIT_S = 120.0
@@ -83,7 +84,8 @@ def _run(words: list[str], limit_s: float) -> dict[str, Any]:
 
 def _start(words: list[str], row: Accelerator | None, card: int) -> subprocess.Popen[str]:
     env = dict(os.environ)
-    if row is not None and row.visible_devices_env:
+    # A process on MLU chooses for itself: another variable may win over that one.
+    if row is not None and row is not MLU and row.visible_devices_env:
         shown = env.get(row.visible_devices_env)
         env[row.visible_devices_env] = shown.split(",")[card] if shown else str(card)
     return subprocess.Popen(
@@ -125,7 +127,11 @@ def _compare_operators(device: torch.device) -> dict[str, Any]:
 
 
 def _sum_up(row: Accelerator, rank: int, world: int, port: int) -> dict[str, Any]:
+    if row is MLU:
+        mlu.show_only(rank)
     device = first_device(row)
+    if row is not CPU:
+        torch.get_device_module(device).set_device(device)
     dist.init_process_group(
         row.process_group_backend, init_method=f"tcp://127.0.0.1:{port}", rank=rank,
         world_size=world,

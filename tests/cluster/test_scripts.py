@@ -57,16 +57,16 @@ def test_the_head_asks_for_a_token_that_only_its_file_holds(host: dict[str, str]
 
 def test_a_worker_needs_the_token_and_the_head(host: dict[str, str]) -> None:
     assert run("worker.sh", env=host).returncode == 2
-    done = run("worker.sh", "10.0.0.9", env=host)
+    done = run("worker.sh", "127.0.0.1", env=host)
     assert (done.returncode, "auth_token is missing" in done.stderr) == (2, True)
     token = Path(host["HOME"]) / "elsewhere"
     token.write_text("0" * 64)
     token.chmod(0o644)
-    done = run("worker.sh", "10.0.0.9", "--num-cpus", "3",
+    done = run("worker.sh", "127.0.0.1:9", "--num-cpus", "3",
                env={**host, "RAY_AUTH_TOKEN_PATH": str(token)})  # fmt: skip
     assert done.returncode == 0, done.stderr
     said = done.stdout.splitlines()
-    assert said[said.index("--address") + 1] == "10.0.0.9:6379"
+    assert said[said.index("--address") + 1] == "127.0.0.1:9"
     assert said[said.index("--node-ip-address") + 1] == "10.0.0.1"
     assert said[said.index("--num-cpus") + 1] == "3"
     assert stat.S_IMODE(token.stat().st_mode) == 0o600

@@ -77,6 +77,7 @@ echo "$PWD: $*" >> {root}/calls
 case "$*" in
   "info -j") cp {root}/json cnmon_info.json;;
   "info -m") cat {root}/info-m;;
+  "info") cat {SAMPLES}/info.txt;;
   "") cat {root}/table;;
 esac
 """
@@ -197,8 +198,21 @@ def test_info_tells_address_ecc_and_processes_and_takes_no_health_for_a_version(
             pci_bus_id="0000:1a:00.0",
             uuid="77013006-2457-0000-0000-000000000000",
             pids=(101934,),
+            healthy=True,
         ),
     )
+
+
+@pytest.mark.parametrize(
+    ("device", "driver", "healthy"),
+    [("Good", "Running", True), ("Bad", "Running", False), ("Good", "Reset", False),
+     ("N/A", "N/A", None), ("Good", "", True)],
+)  # fmt: skip
+def test_a_card_is_healthy_if_device_and_driver_are(
+    device: str, driver: str, healthy: bool | None
+) -> None:
+    text = sample("info.txt").replace(": Good", f": {device}").replace(": Running", f": {driver}")
+    assert [card.healthy for card in cambricon.parse_info_text(text)] == [healthy]
 
 
 def test_json_tells_cards_by_number_with_address_and_uuid() -> None:
@@ -387,12 +401,20 @@ def test_all_sources_together_tell_everything(root: Path, monkeypatch: pytest.Mo
     here.mkdir()
     monkeypatch.chdir(here)
     cards = mlu.host_cards(root, cnmon)
-    assert [None in vars(card).values() for card in cards] == [False, False]
+    told = [{k: v for k, v in vars(card).items() if k != "healthy"} for card in cards]
+    assert [None in one.values() for one in told] == [False, False]
     assert [card.uuid[-12:] for card in cards if card.uuid] == ["390000000000", "3d0000000000"]
     assert list(here.iterdir()) == [], "cnmon writes its JSON where it is started"
     calls = (root / "calls").read_text().splitlines()
     assert [line.split(": ")[1] for line in calls] == ["info -j", ""], "info -m was not needed"
     assert not any(Path(line.split(":")[0]).exists() for line in calls)
+
+
+def test_asked_to_be_thorough_it_tells_health(root: Path) -> None:
+    add_nodes(root, 0)
+    cnmon = make_cnmon(root, "cnmon: nonsense\n", "{", sample("info-m.txt"))
+    (card,) = mlu.host_cards(root, cnmon, thorough=True)
+    assert (card.model, card.healthy, card.has_node) == ("MLU370-X4", True, True)
 
 
 def test_cnmon_info_m_fills_what_the_others_left_open(root: Path) -> None:
