@@ -99,6 +99,16 @@ class Host:
         assert process.returncode == 0, f"{words}: {output}"
         return output
 
+    def tellers(self, secret: Path) -> list[str]:
+        """Command lines and logs of Ray on it that hold the text of a file."""
+        look = """
+        for place in /proc/[0-9]*/cmdline; do
+            tr '\\0' ' ' < $place 2>/dev/null | grep -qFf "$1" && echo $place
+        done
+        grep -rlFf "$1" /tmp/ray
+        true"""
+        return self.run("bash", "-c", look, "look", secret).split()
+
     def cut(self, *, off: bool) -> None:
         """Take its cable out, or put it in again."""
         ip("link", "set", self.link, "down" if off else "up")
@@ -130,9 +140,9 @@ class Cluster:
             ip("link", "add", self.bridge, "type", "bridge")
             ip("addr", "add", f"{OUTSIDE}/24", "dev", self.bridge)
             ip("link", "set", self.bridge, "up")
-            for k in range(1, number + 1):
-                self.hosts.append(Host(k, folder / f"host{k}"))
-                self.hosts[-1].wire(self.bridge)
+            self.folder = folder
+            for _ in range(number):
+                self.add()
             if tls:
                 self.certify(folder / "authority")
             self.head.run(CLUSTER / "head.sh", "--num-cpus", 1, "--object-store-memory", 200 << 20)
@@ -141,6 +151,13 @@ class Cluster:
         except BaseException:
             self.stop()
             raise
+
+    def add(self) -> Host:
+        """One more host on the network, on which nothing runs."""
+        number = len(self.hosts) + 1
+        self.hosts.append(Host(number, self.folder / f"host{number}"))
+        self.hosts[-1].wire(self.bridge)
+        return self.hosts[-1]
 
     @property
     def head(self) -> Host:
@@ -157,10 +174,14 @@ class Cluster:
         for host in self.hosts:
             shutil.copytree(authority / host.ip, host.home / ".ray" / "tls")
 
-    def join(self, host: Host) -> None:
+    def trust(self, host: Host) -> None:
+        """Give a host the token."""
         place = host.home / ".ray" / "auth_token"
         place.parent.mkdir(exist_ok=True)
         place.write_text(self.token.read_text())
+
+    def join(self, host: Host) -> None:
+        self.trust(host)
         host.run(CLUSTER / "worker.sh", self.head.ip, "--num-cpus", 2,
                  "--object-store-memory", 200 << 20)  # fmt: skip
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from commands import COMMAND, SETS, rows
+from fakes.mlu_host import FakeCard, write_host
 from hosts import Cluster, Host, why_not
 from small import prepared, run_here
 
@@ -115,10 +116,62 @@ def test_the_doctor_visits_every_host(cluster: Cluster, made_up: Path) -> None:
     assert [f["status"] for f in found["findings"] if f["check"] == "clocks"] == ["ok"]
 
 
+def test_the_doctor_says_which_host_has_the_trouble(cluster: Cluster, tmp_path: Path) -> None:
+    write_host(tmp_path, [FakeCard(driver="4.15.2")])
+    ill = cluster.hosts[1]
+    ill.run("mount", "--bind", tmp_path / "proc" / "driver", "/proc/driver")
+    try:
+        address = f"{cluster.head.ip}:6379"
+        asked = cluster.hosts[2].start(*COMMAND, "doctor", "--cluster", address, "--no-trial",
+                                       "--json")  # fmt: skip
+        said, _ = asked.communicate(timeout=120)
+    finally:
+        ill.run("umount", "/proc/driver")
+    assert asked.returncode == 1, said
+    findings = json.loads(said[said.index("{") :])["findings"]
+    fails = {(f["node"], f["check"], f["what"]) for f in findings if f["status"] == "fail"}
+    assert (ill.ip, "driver", "4.15.2, older than 4.20.6") in fails
+    assert {node for node, _, _ in fails} == {ill.ip}
+
+
+@pytest.fixture(scope="module")
+def stopped(cluster: Cluster, made_up: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that `ray job submit` started from outside and `ray job stop` ended."""
+    run = tmp_path_factory.mktemp("shared") / "run"
+    ray, env = Path(sys.executable).with_name("ray"), outside(cluster, RAY_AUTH_MODE="token")
+
+    def job(*words: object) -> subprocess.Popen[str]:
+        line = [ray, "job", words[0], "--address", server(cluster), *words[1:]]
+        return subprocess.Popen([*map(str, line)], env=env, text=True, stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT)  # fmt: skip
+
+    follow = job("submit", "--submission-id", "first", "--runtime-env-json",
+                 '{"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "180"}}', "--", "raymrcnn",
+                 *train_words(made_up, run))  # fmt: skip
+    wait(lambda: num_steps(run) >= 3, follow)
+    assert not [place for host in cluster.hosts for place in host.tellers(cluster.token)]
+    said, _ = job("stop", "first").communicate(timeout=150)
+    assert "was stopped" in said, said
+    follow.communicate(timeout=60)
+    return run
+
+
+def num_steps(run: Path) -> int:
+    metrics = run / "metrics.jsonl"
+    return sum(1 for _ in metrics.open()) if metrics.exists() else 0
+
+
+def test_ray_job_stop_lets_a_run_save_where_it_is(stopped: Path) -> None:
+    last = (stopped / "last").read_text().strip()
+    steps = [json.loads(line)["step"] for line in (stopped / "metrics.jsonl").open()]
+    assert int(last.rpartition("-")[2]) == steps[-1], "nothing is lost"
+    assert 3 <= steps[-1] < STEPS
+
+
 def test_a_job_outlives_a_cut_cable_and_a_dead_host(
-    cluster: Cluster, made_up: Path, tmp_path: Path
+    cluster: Cluster, made_up: Path, stopped: Path, tmp_path: Path
 ) -> None:
-    run, metrics = tmp_path / "run", tmp_path / "run" / "metrics.jsonl"
+    run, metrics = stopped, stopped / "metrics.jsonl"
     words = train_words(made_up, run)
     job = subprocess.Popen(
         [*COMMAND, *words, "--cluster", server(cluster)], env=outside(cluster), text=True,
@@ -126,10 +179,11 @@ def test_a_job_outlives_a_cut_cable_and_a_dead_host(
     )  # fmt: skip
 
     def steps() -> int:
-        return sum(1 for _ in metrics.open()) if metrics.exists() else 0
+        return num_steps(run)
 
     try:
-        wait(lambda: steps() >= 7, job)
+        begun = steps()
+        wait(lambda: steps() >= begun + 5, job)
         host = host_of_workers(cluster)
         assert host is not None
         host.cut(off=True)
@@ -159,3 +213,8 @@ def test_a_job_outlives_a_cut_cable_and_a_dead_host(
     assert rows(out)
     scored = left.run(*COMMAND, "score", out, "--json", "--cluster", "auto")
     assert json.loads(scored[scored.index("{") :])["segm"]["AP"] >= 0
+    token = cluster.token.read_text()
+    for path in [p for folder in (run, out) for p in folder.rglob("*") if p.is_file()]:
+        assert token.encode() not in path.read_bytes(), path
+    assert token not in output
+    assert not left.tellers(cluster.token)

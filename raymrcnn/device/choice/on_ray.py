@@ -56,6 +56,9 @@ def chosen_cards(
         raise ConfigError(f"{workers} is negative", where="--workers")
     if cluster is None and not os.environ.get("RAY_ADDRESS") and not _has_session():
         accelerator = pick(device)
+        if device == "auto" and accelerator is not MLU and mlu.device_nodes():
+            print(f"note: the MLU cards here are not used: {mlu.why_unavailable()}",
+                  file=sys.stderr)  # fmt: skip
         if model is not None:
             _require_local_model(accelerator, model)
         yield Cards(
