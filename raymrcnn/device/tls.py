@@ -77,16 +77,16 @@ def require_understood(host: str, port: int) -> None:
                 todo="copy this host's folder that cluster/tls.sh made to ~/.ray/tls",
             )
         return
-    if not _speaks_tls(host, port):
-        raise ClusterError(
-            "TLS is on here, and the cluster speaks none",
-            where=where,
-            todo="start it with certificates of cluster/tls.sh, or set RAY_USE_TLS=0",
-        )
     try:
         _greet(host, port)
-    except ssl.SSLError as error:
-        reason = getattr(error, "verify_message", "") or error.reason or str(error)
+    except OSError as error:
+        if not _speaks_tls(host, port):
+            raise ClusterError(
+                "TLS is on here, and the cluster speaks none",
+                where=where,
+                todo="start it with certificates of cluster/tls.sh, or set RAY_USE_TLS=0",
+            ) from None
+        reason = getattr(error, "verify_message", "") or getattr(error, "reason", "") or error
         raise ClusterError(
             f"the two certificates do not trust each other ({reason})",
             where=where,

@@ -5,6 +5,7 @@ Each node checks itself in a task that runs there. Refuses to repair anything.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -92,9 +93,19 @@ def _clock() -> float:
     return time.time()
 
 
+def _authentication() -> Finding:
+    """Of the raylet that started this process, whose environment it has."""
+    tls = os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")
+    spoken = "TLS between nodes" if tls else "no TLS between nodes"
+    if os.environ.get("RAY_AUTH_MODE", "").lower() == "token":
+        return ok("authentication", f"Ray asks for its token; {spoken}")
+    return warn("authentication", f"whoever reaches Ray's ports runs code as its user; {spoken}",
+                "start it by the scripts of cluster/, or with RAY_AUTH_MODE=token")  # fmt: skip
+
+
 @ray.remote(num_cpus=0, max_retries=0)
 def _check(data: str | None, trial: bool) -> list[Finding]:
-    found = host_findings()
+    found = [*host_findings(), _authentication()]
     if trial:
         found += list(trial_findings())
     if data is not None:

@@ -96,13 +96,22 @@ def test_strangers_are_refused_everywhere(cluster: Cluster, made_up: Path, tmp_p
         assert "Traceback" not in text
 
 
-def test_ray_job_submit_with_the_token_runs_a_command(cluster: Cluster) -> None:
+def test_ray_job_submit_with_the_token_runs_a_command(cluster: Cluster, tmp_path: Path) -> None:
     ray = Path(sys.executable).with_name("ray")
-    words = [ray, "job", "submit", "--address", server(cluster), "--", "raymrcnn", "recipes"]
+    (tmp_path / "brought.json").write_text('{"model": {"depth": "deep"}}')
+    train = ["raymrcnn", "train", "--recipe", "brought.json", "--data", "/nowhere"]
+    words = [ray, "job", "submit", "--address", server(cluster), "--working-dir", tmp_path, "--"]
+    wrong = subprocess.Popen([*words, *train], text=True, stdout=subprocess.PIPE,
+                             stderr=subprocess.STDOUT,
+                             env=outside(cluster, RAY_AUTH_MODE="token"))  # fmt: skip
+    words = [*words, "raymrcnn", "recipes"]
     done = subprocess.run(words, env=outside(cluster, RAY_AUTH_MODE="token"),
                           capture_output=True, text=True, timeout=120)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "r101_fpn_1x" in done.stdout
+    said, _ = wrong.communicate(timeout=120)
+    assert wrong.returncode == 1
+    assert "error: brought.json: unknown field model.depth" in said, said
 
 
 def test_the_doctor_visits_every_host(cluster: Cluster, made_up: Path) -> None:
@@ -110,8 +119,9 @@ def test_the_doctor_visits_every_host(cluster: Cluster, made_up: Path) -> None:
                                 made_up, "--json")  # fmt: skip
     found = json.loads(said[said.index("{") :])
     assert found["failures"] == 0, said
-    for check in ("versions", "token", "data"):
-        where = {f["node"] for f in found["findings"] if f["check"] == check}
+    for check in ("versions", "token", "authentication", "data"):
+        good = [f for f in found["findings"] if (f["check"], f["status"]) == (check, "ok")]
+        where = {f["node"] for f in good}
         assert where == {host.ip for host in cluster.hosts}
     assert [f["status"] for f in found["findings"] if f["check"] == "clocks"] == ["ok"]
 

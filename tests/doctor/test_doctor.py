@@ -198,6 +198,8 @@ def test_every_node_of_a_cluster_checks_itself(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stderr
     found = json.loads(done.stdout)["findings"]
     assert len([f for f in found if f["check"] == "versions" and f["node"]]) == 2
+    open_ = [f for f in found if f["check"] == "authentication"]
+    assert [f["status"] for f in open_] == ["warn", "warn"], "it was started without a token"
     missing = [f for f in found if f["check"] == "data"]
     assert [f["status"] for f in missing] == ["fail", "fail"]
     assert [f["what"][:7] for f in found if f["check"] == "clocks"] == ["2 nodes"]
