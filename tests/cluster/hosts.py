@@ -102,8 +102,9 @@ class Host:
     def tellers(self, secret: Path) -> list[str]:
         """Command lines and logs of Ray on it that hold the text of a file."""
         look = """
+        exec 2> /dev/null  # processes come and go
         for place in /proc/[0-9]*/cmdline; do
-            tr '\\0' ' ' < $place 2>/dev/null | grep -qFf "$1" && echo $place
+            tr '\\0' ' ' < $place | grep -qFf "$1" && echo $place
         done
         grep -rlFf "$1" /tmp/ray
         true"""

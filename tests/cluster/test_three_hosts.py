@@ -158,11 +158,14 @@ def stopped(cluster: Cluster, made_up: Path, tmp_path_factory: pytest.TempPathFa
     follow = job("submit", "--submission-id", "first", "--runtime-env-json",
                  '{"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "180"}}', "--", "raymrcnn",
                  *train_words(made_up, run))  # fmt: skip
-    wait(lambda: num_steps(run) >= 3, follow)
-    assert not [place for host in cluster.hosts for place in host.tellers(cluster.token)]
-    said, _ = job("stop", "first").communicate(timeout=150)
-    assert "was stopped" in said, said
-    follow.communicate(timeout=60)
+    try:
+        wait(lambda: num_steps(run) >= 3, follow)
+        assert not [place for host in cluster.hosts for place in host.tellers(cluster.token)]
+        said, _ = job("stop", "first").communicate(timeout=150)
+        assert "was stopped" in said, said
+        follow.communicate(timeout=60)
+    finally:
+        follow.kill()
     return run
 
 
