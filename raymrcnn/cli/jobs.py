@@ -29,9 +29,18 @@ class OnCluster(TyperCommand):
                 raise typer.BadParameter("--detach needs --cluster http://HEAD:8265", ctx)
             ctx.params["detach"] = False
             return super().invoke(ctx)
-        # "raymrcnn data verify": the program is not sent.
-        words = [*ctx.command_path.split()[1:], *without(ctx.meta[_WORDS])]
+        words = [*_names(ctx), *without(ctx.meta[_WORDS])]
         raise typer.Exit(_submit(address, words, detach=detach))
+
+
+def _names(ctx: typer.Context) -> list[str]:
+    """Of the command, as `data verify`; not of the program, which may be several words."""
+    names: list[str] = []
+    here: Any = ctx
+    while here.parent is not None:
+        names.insert(0, here.info_name or "")
+        here = here.parent
+    return names
 
 
 def without(words: list[str]) -> list[str]:

@@ -108,6 +108,17 @@ def test_an_interrupt_stops_the_job_and_follows_it_to_its_end(
     assert int(wait) >= 60, "time to save"
 
 
+@pytest.mark.parametrize("program", ["raymrcnn", "python -m raymrcnn.cli.main", "/a b/raymrcnn"])
+def test_the_program_itself_is_not_sent(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
+    server = Server(Info("SUCCEEDED", 0), [])
+    monkeypatch.setattr(jobs, "_client", lambda address: server)
+    line = ["data", "verify", "--data", "x", "--cluster", "http://head:8265"]
+    done = CliRunner().invoke(app, line, prog_name=program)
+    assert done.exit_code == 0, done.stderr
+    words, _ = read_request(server.submitted["runtime_env"]["env_vars"])
+    assert words == ["data", "verify", "--data", "x"]
+
+
 def test_detached_it_says_how_to_follow_it(monkeypatch: pytest.MonkeyPatch) -> None:
     server = Server(Info("FAILED", 1), ["never read"])
     done = submitted(monkeypatch, server, "score", "x", "--cluster", "http://h:8265", "--detach")
