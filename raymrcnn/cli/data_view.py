@@ -25,7 +25,6 @@ def view(
         int | None,
         typer.Option(
             min=1,
-            max=400,
             help="Images, drawn by --seed. \\[default: 24, or all of --ids and --findings]",
             show_default=False,
         ),

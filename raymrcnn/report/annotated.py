@@ -28,7 +28,7 @@ from raymrcnn.structures import Detections
 Pixels = npt.NDArray[np.uint8]
 Progress = Callable[[int, int], object]
 DEFAULT_NUMBER = 24
-_SUFFIXES = (".html", ".png")
+MOST_IMAGES = {".html": 400, ".png": 120}  # of some 60 kB, and of 0.3 megapixels each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ def view(
         data: root of the data set, of single images or sharded.
         split: name of the split.
         out: a name that ends in .html or .png.
-        wanted: which images; where it has no number, 24 of them, or all that are listed.
+        wanted: which images; without a number 24 of them, and of a list as many as may be.
         findings: what `raymrcnn data verify --json` wrote: only images that it names.
         kinds: of findings; empty: all.
         progress: told the images done and all images.
@@ -72,21 +72,24 @@ def view(
         DataError: the split or the findings cannot be read.
         OutputError: the disk refuses.
     """
-    if out.suffix.lower() not in _SUFFIXES:
+    most = MOST_IMAGES.get(out.suffix.lower())
+    if most is None:
         raise ConfigError(f"{out.name} is neither .html nor .png", where="--out")
+    if (wanted.number or 0) > most:
+        raise ConfigError(f"takes {most} images at most", where=out.name, todo="a smaller --number")
     index, store = open_dataset(data, split, check=False, malformed=[])
     remarks = _remarks(index, findings, kinds) if findings else {}
     if findings:
         wanted = replace(wanted, listed=tuple(map(str, remarks)))
-    number = wanted.number or (None if wanted.listed else DEFAULT_NUMBER)
-    rows = rows_of(index, replace(wanted, number=None))
-    if number is not None:
-        rows = np.sort(drawn(index, rows, number, wanted.seed))
+    fitting = rows_of(index, replace(wanted, number=None))
+    number = wanted.number or (most if wanted.listed else DEFAULT_NUMBER)
+    rows = drawn(index, fitting, number, wanted.seed)
+    rows = rows[np.argsort(index.image_ids[rows], kind="stable")]
     names = {category.id: category.name for category in index.categories}
     scene = annotated_page.Scene(
         title=f"{Path(str(data)).name or data} · {split}",
         about=f"{len(rows)} of {index.num_images} images"
-        + ("" if number is None else f", drawn with seed {wanted.seed}"),
+        + (f", drawn with seed {wanted.seed}" if len(rows) < len(fitting) else ""),
         names=names,
     )
     drawings = _drawn(index, store, rows, remarks, progress)

@@ -12,12 +12,10 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from raymrcnn import rundir
-from raymrcnn.errors import ConfigError
 from raymrcnn.overlay import draw_detections
 from raymrcnn.report.annotated_page import Card
 
 TILE_PX = (640, 480)  # width, height of a photograph at most
-MOST_IMAGES = 120  # of 0.3 megapixels each
 _GAP_PX, _TEXT_PX = 10, 24
 _BACK, _INK, _MUTED = (245, 246, 249), (23, 32, 44), (225, 229, 235)
 
@@ -38,15 +36,11 @@ def write_sheet(
         What was drawn, and what could not be.
 
     Raises:
-        ConfigError: more images than fit into one picture.
         OutputError: the disk refuses.
     """
     cards: list[Card] = []
     tiles: list[Image.Image] = []
     for card, pixels in drawings:
-        if len(cards) == MOST_IMAGES:
-            raise ConfigError(f"a PNG takes {MOST_IMAGES} images at most", where="--out",
-                              todo="give a --number, or --out FILE.html")  # fmt: skip
         cards.append(card)
         tiles.append(_tile(card, pixels, names))
     columns = max(1, min(len(tiles), math.ceil(math.sqrt(len(tiles) * 1.2))))

@@ -117,6 +117,7 @@ def test_sharded_sets_and_chosen_images_are_drawn(made_up: Path, tmp_path: Path)
     ("words", "said"),
     [
         (["--out", "x.jpg"], "x.jpg is neither .html nor .png"),
+        (["--number", "401"], "o.html: takes 400 images at most"),
         (["--category", "bird"], "no category 'bird'"),
         (["--ids", "99999"], "no image has the id or the name '99999'"),
         (["--findings", "nowhere.json"], "nowhere.json: cannot read"),
