@@ -85,8 +85,9 @@ def recognised(root: Path) -> str:
     """
     if not root.exists():
         raise DataError("no such folder", where=str(root))
-    found = [COCO] if root.is_dir() and splits(root) else []
-    found += [name for name, reader in READERS.items() if reader.recognises(root)]
+    if root.is_dir() and splits(root):
+        return COCO  # by names that nothing else has, before large files are looked into
+    found = [name for name, reader in READERS.items() if reader.recognises(root)]
     if len(found) == 1:
         return found[0]
     names = ", ".join((COCO, *READERS))

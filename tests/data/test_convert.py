@@ -310,6 +310,12 @@ def test_labels_that_are_nowhere_are_no_data_set_of_empty_images(tmp_path: Path)
     assert not (tmp_path / "o").exists()
 
 
+def test_a_data_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
+    root = yolo_folder(tmp_path / "in", yaml="names: [cat\n")
+    done = run("--data", root, "--from", "yolo", "--out", tmp_path / "o")
+    assert done.exit_code == 2 and "data.yaml: is not plain YAML" in done.stderr
+
+
 def test_a_turned_photograph_is_read_upright(tmp_path: Path) -> None:
     root = yolo_folder(tmp_path / "in")
     exif = Image.Exif()

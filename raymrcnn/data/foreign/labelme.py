@@ -40,6 +40,7 @@ from raymrcnn.masks import bitmap_to_rle, polygons_to_bitmap, rle_to_bitmap
 IGNORED = "__ignore__"
 CROWD = "crowd"  # the flag that crowds are written with
 _CIRCLE_CORNERS = 64
+_MAX_BYTES = 256 << 20  # of a file that is looked into; photographs inside make them large
 _Size = tuple[int, int]  # width, height, pixels
 _SPLIT = re.compile(r"(train|val|test)[0-9_-]*|all")
 
@@ -145,6 +146,8 @@ def write_labelme(folder: Path, image: Labelled) -> Written:
 
 def _looks_right(path: Path) -> bool:
     try:
+        if path.stat().st_size > _MAX_BYTES:
+            return False
         document = msgspec.json.decode(path.read_bytes(), type=dict[str, msgspec.Raw])
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False

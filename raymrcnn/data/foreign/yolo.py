@@ -48,6 +48,8 @@ class YoloFolder:
     def __init__(self, root: Path) -> None:
         self.file = data_file(root)
         if self.file is None:
+            for path in _candidates(root):
+                read_yaml(path)  # says what is wrong with it
             raise DataError("no data.yaml with names and splits", where=str(root))
         document = read_yaml(self.file)
         self.categories = _names(document["names"], self.file)
@@ -129,7 +131,7 @@ def data_file(root: Path) -> Path | None:
     """The YAML file that names classes and splits; None where there is none."""
     if root.is_file():
         return root if root.suffix in (".yaml", ".yml") else None
-    for path in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
+    for path in _candidates(root):
         try:
             document = read_yaml(path)
         except ConfigError:
@@ -137,6 +139,10 @@ def data_file(root: Path) -> Path | None:
         if isinstance(document, dict) and "names" in document and set(SPLITS) & set(document):
             return path
     return None
+
+
+def _candidates(root: Path) -> list[Path]:
+    return sorted([*root.glob("*.yaml"), *root.glob("*.yml")])
 
 
 def write_data_file(path: Path, splits: Sequence[str], names: Sequence[str]) -> None:
