@@ -247,6 +247,12 @@ def _(data: Damaged) -> None:
     picture(11).point(lambda v: min(255, int(v * 1.1))).save(data.file(2))
 
 
+@damage("an image of the other split, half the size", ("image-near-duplicate", 5))
+def _(data: Damaged) -> None:
+    data.image(5).update(width=WIDTH // 2, height=HEIGHT // 2)
+    picture(12).resize((WIDTH // 2, HEIGHT // 2)).save(data.file(5))
+
+
 # Entries of images
 
 

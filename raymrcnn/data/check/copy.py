@@ -81,9 +81,11 @@ def write_clean_copy(
     with rundir.disk_errors(out):
         tmp = Path(tempfile.mkdtemp(prefix=rundir.TMP_PREFIX, dir=out))
     try:
-        document = _mended(root, split, report, tmp)
         with rundir.disk_errors(out):
-            _place_images(root, split, document, _image_folder(tmp, split), digest, copy_images)
+            document = _mended(root, split, report, tmp)
+            if copy_images:
+                _place_images(root, split, document, _image_folder(tmp, split), copy_images=True)
+            (_image_folder(tmp, split) / _MARKER).write_text(digest)
             result = _commit(tmp, out, split, document)
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
@@ -112,7 +114,7 @@ def _mended(root: Path, split: str, report: VerifyReport, tmp: Path) -> Document
         document.write(target)
         folder = _image_folder(tmp, split)
         shutil.rmtree(folder, ignore_errors=True)
-        _place_images(root, split, document, folder, "", copy_images=False)
+        _place_images(root, split, document, folder, copy_images=False)
         found = verify(tmp, split, decode=False)
         if found.ok:
             document.leave(report.findings, found.findings)
@@ -143,12 +145,10 @@ class _Sizes:
 
 
 def _place_images(
-    root: Path, split: str, document: Document, folder: Path, digest: str, copy_images: bool
+    root: Path, split: str, document: Document, folder: Path, *, copy_images: bool
 ) -> None:
-    """Link or copy the images into a new folder, under the names that the document has for them."""
+    """Link or copy the images into a folder, under the names that the document has for them."""
     folder.mkdir(parents=True, exist_ok=True)
-    if digest:
-        (folder / _MARKER).write_text(digest)
     for name, origin in document.file_names():
         target = folder / name
         source = os.path.realpath(resolve_image(root, split, origin))

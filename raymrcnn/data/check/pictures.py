@@ -161,4 +161,4 @@ def _dhash(gray: Image.Image) -> int:
 
 
 def _shrunk(gray: Image.Image, width: int, height: int) -> Image.Image:
-    return gray.resize((width, height), Image.Resampling.BOX, reducing_gap=2.0)
+    return gray.resize((width, height), Image.Resampling.BOX)
