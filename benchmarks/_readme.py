@@ -21,6 +21,7 @@ def rows() -> list[tuple[str, str, str, str]]:
     infer, train, score = result("infer"), result("train"), result("score")["threads"]["1"]
     masks, index, pipeline = result("masks"), result("coco_index"), result("pipeline")
     image_s, times = infer["seconds_per_image"], infer["times_torchvision"]
+    check = result("data_check")
     step_s = train["seconds_per_step"]
     theirs, ours = index["pycocotools"], index["raymrcnn"]
     return [
@@ -66,6 +67,21 @@ def rows() -> list[tuple[str, str, str, str]]:
             f"{ours['seconds']:.1f} s, {ours['peak_mb']:.0f} MB",
             f"{index['times_faster']:.1f}; {index['times_smaller']:.1f} less memory",
         ),
+        *(
+            (
+                what,
+                f"pycocotools{doing} {check[name]['pycocotools']['seconds']:.1f} s, "
+                f"{check[name]['pycocotools']['peak_mb']:.0f} MB",
+                f"{check[name]['raymrcnn']['seconds']:.1f} s, "
+                f"{check[name]['raymrcnn']['peak_mb']:.0f} MB",
+                f"{ratio(check[name], 'seconds'):.1f}; "
+                f"{ratio(check[name], 'peak_mb'):.1f} less memory",
+            )
+            for what, name, doing in (
+                ("`data verify --no-decode` of them", "verify", ", RLE, area and box of each:"),
+                ("`data stats` of them", "stats", " and loops"),
+            )
+        ),
         (
             "what Ray costs: the pipeline, small model, one actor",
             f"in-process {pipeline['in_process']:.1f} images/s",
@@ -73,6 +89,10 @@ def rows() -> list[tuple[str, str, str, str]]:
             f"{pipeline['ratio']:.2f}",
         ),
     ]
+
+
+def ratio(sides: Any, what: str) -> float:
+    return float(sides["pycocotools"][what] / sides["raymrcnn"][what])
 
 
 def table() -> str:

@@ -176,3 +176,20 @@ def test_the_same_is_found_by_any_number_of_tasks_in_the_same_order(
 def test_the_docs_name_every_kind() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs/data.md").read_text(encoding="utf-8")
     assert [kind for kind in KINDS if f"`{kind}`" not in page] == []
+
+
+def test_objects_that_a_merge_of_images_doubles_are_dropped(whole: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(whole, tmp_path / "data"))
+    path = root / f"annotations/instances_{SPLIT}.json"
+    document = json.loads(path.read_text())
+    document["images"][3]["file_name"] = "3.png"
+    document["annotations"][5].update(
+        {k: document["annotations"][4][k] for k in ("category_id", "segmentation", "bbox", "area")}
+    )
+    path.write_text(json.dumps(document))
+    copy = write_clean_copy(root, SPLIT, verify(root, SPLIT), tmp_path / "clean")
+    told = {(c.section, c.id, c.action) for c in copy.changes}
+    assert told == {("images", 4, "dropped"), ("annotations", 6, "dropped"),
+                    ("annotations", 7, "mended"), ("annotations", 6, "mended")}  # fmt: skip
+    kept = json.loads((tmp_path / f"clean/annotations/instances_{SPLIT}.json").read_text())
+    assert [a["image_id"] for a in kept["annotations"] if a["id"] in (5, 7)] == [3, 3]

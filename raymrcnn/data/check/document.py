@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import posixpath
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
@@ -56,7 +55,6 @@ class Document:
     annotations: list[msgspec.Raw]
     categories: list[msgspec.Raw]
     changes: list[Change] = field(default_factory=list)
-    origins: dict[str, str] = field(default_factory=dict)  # new file names to those they had
     last_id: int = 0
 
     @staticmethod
@@ -90,11 +88,10 @@ class Document:
                 stream.write(b"\n]")
             stream.write(b"}\n")
 
-    def file_names(self) -> Iterator[tuple[str, str]]:
-        """Of each image its file's name in the copy, and the one that it had."""
+    def file_names(self) -> Iterator[str]:
+        """The file of each image."""
         for raw in self.images:
-            name = _file_name(msgspec.json.decode(raw, type=_Keys))
-            yield name, self.origins.get(name, name)
+            yield _file_name(_keys(raw))
 
     def mend(self, findings: Sequence[Finding], size_of: SizeOf) -> None:
         """Mend or drop each entry that something was found about; renumber what must be."""
@@ -151,55 +148,32 @@ class Document:
     ) -> tuple[dict[int, int], dict[int, tuple[int, int]]]:
         """Ids as they were to ids as they are, and height and width by the latter."""
         annotated = {_keys(raw).image_id for raw in self.annotations}
-        names: dict[int, set[str]] = defaultdict(set)
+        names: dict[int, set[str]] = defaultdict(set)  # of the files of an id
         for raw in self.images:
             keys = _keys(raw)
             names[keys.id].add(_file_name(keys))
-        kept: list[msgspec.Raw] = []
-        image_of: dict[int, int] = {}
-        sizes: dict[int, tuple[int, int]] = {}
-        by_name: dict[str, int] = {}
-
-        def real_size(name: str) -> tuple[int, int] | None:
-            return size_of(self.origins.get(name, name))
-
+        kept = _KeptImages(next_id=max(names, default=0) + 1)
         for position, raw in enumerate(self.images):
             found = kinds["images", position] - _LEFT_IMAGES
             keys = _keys(raw)
-            if keys.id >= 0 and len(names[keys.id]) > 1 and keys.id in annotated:
+            is_annotated = keys.id in annotated
+            if keys.id >= 0 and len(names[keys.id]) > 1 and is_annotated:
                 what = "several files have this id, and its annotations do not say which is meant"
                 self._note("images", keys.id, "dropped", found or {"duplicate-image"}, what)
                 continue
-            entry, what = _mended_image(raw, found, real_size, keys.id in annotated)
+            entry, what = _mended_image(raw, found, size_of, is_annotated)
+            if entry is not None:
+                entry, more = kept.placed(entry, found, len(names[keys.id]) == 1)
+                what = ", ".join(text for text in (what, more) if text)
             if entry is None:
                 self._note("images", keys.id, "dropped", found, what)
                 continue
-            own_id, name = entry["id"], _file_name(msgspec.convert(entry, _Keys))
-            if own_id in sizes and len(names[own_id]) == 1:
-                self._note("images", own_id, "dropped", found, "it is there already")
-                continue
-            if own_id in sizes:  # no annotation has this id
-                own_id = max(*sizes, *names) + 1
-                what = f"given the id {own_id}"
-            elif name in by_name and "image-file-shared" in found:
-                image_of[own_id] = by_name[name]
-                what = f"its annotations put to image {by_name[name]}, which has its file"
-                self._note("images", own_id, "dropped", found, what)
-                continue
-            new_name = _inside(name, position)
-            if new_name != name:
-                what = f"its file named {new_name}"
-                self.origins[new_name] = self.origins.get(name, name)
             if what:
                 self._note("images", keys.id, "mended", found, what)
-                entry = {**entry, "id": own_id, "file_name": new_name}
                 raw = msgspec.Raw(msgspec.json.encode(entry))
-            image_of.setdefault(own_id, own_id)
-            sizes[own_id] = (entry["height"], entry["width"])
-            by_name.setdefault(name, own_id)
-            kept.append(raw)
-        self.images = kept
-        return image_of, sizes
+            kept.raws.append(raw)
+        self.images = kept.raws
+        return kept.image_of, kept.sizes
 
     def _mend_annotations(self, kinds: Kinds, frames: Frames) -> None:
         kept = []
@@ -233,31 +207,68 @@ class Document:
         )
 
 
+@dataclass
+class _KeptImages:
+    """The images that stay, while they are gone through."""
+
+    next_id: int
+    raws: list[msgspec.Raw] = field(default_factory=list)
+    image_of: dict[int, int] = field(default_factory=dict)  # ids as they were, as they are
+    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
+    by_name: dict[str, int] = field(default_factory=dict)
+
+    def placed(
+        self, entry: Entry, found: AbstractSet[str], same_file: bool
+    ) -> tuple[Entry | None, str]:
+        """The entry with an id of its own, None if it goes; and what was done or why.
+
+        Args:
+            entry: of a sound image.
+            found: kinds of what was found about it.
+            same_file: whether all entries of its id have one file.
+        """
+        own_id, name = entry["id"], _file_name(msgspec.convert(entry, _Keys))
+        what = ""
+        if own_id in self.sizes and same_file:
+            return None, "it is there already"
+        if name in self.by_name and "image-file-shared" in found:
+            self.image_of[own_id] = self.by_name[name]
+            return None, f"its annotations put to image {self.by_name[name]}, which has its file"
+        if own_id in self.sizes:  # another file; no annotation has this id
+            own_id, self.next_id = self.next_id, self.next_id + 1
+            what = f"given the id {own_id}"
+        self.image_of.setdefault(own_id, own_id)
+        self.sizes[own_id] = (entry["height"], entry["width"])
+        self.by_name.setdefault(name, own_id)
+        return {**entry, "id": own_id}, what
+
+
 def _mended_image(
     raw: msgspec.Raw, found: AbstractSet[str], size_of: SizeOf, annotated: bool
 ) -> tuple[Entry | None, str]:
-    """The entry, None where it is dropped; and what was done or why."""
+    """The entry, None where it is dropped; and what was done or why.
+
+    Args:
+        raw: the entry.
+        found: kinds of what was found about it.
+        size_of: the real size of a file.
+        annotated: whether an annotation is of it.
+    """
     entry = _entry(raw)
     if found & _GONE:
         return None, "its file cannot be used"
     if not found & {"image-size", "image-malformed", "number-not-finite"}:
         return entry, ""
-    own_id, name = entry.get("id"), entry.get("file_name")
-    if _number(own_id) < 0:
+    if _number(entry.get("id")) < 0:
         return None, "it has no id"
-    real = size_of(name) if isinstance(name, str) else None
+    name = _file_name(_keys(raw))
+    real = size_of(name) if name else None
     if real is None:
         return None, "its file cannot be used"
     height, width = real
     if "image-size" in found and annotated:
         return None, f"it has {width}x{height} pixels, and was annotated at another size"
     return {**entry, "width": width, "height": height}, f"its size stated as {width}x{height}"
-
-
-def _inside(name: str, position: int) -> str:
-    """The name itself, or one that does not lead out of the split's folder."""
-    normal = posixpath.normpath(name)
-    return f"{position:06d}-{posixpath.basename(normal)}" if normal.startswith("../") else name
 
 
 def _keys(raw: msgspec.Raw) -> _Keys:

@@ -87,9 +87,10 @@ def _nearest(looks: Sequence[Look], others: Sequence[Look]) -> dict[int, tuple[i
 
 
 def _differing_bits(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint8]:
+    if hasattr(np, "bitwise_count"):  # numpy 2
+        return np.asarray(np.bitwise_count(values), np.uint8)
     table = _BITS_OF_16[values.view(np.uint16).reshape(*values.shape, 4)]
-    differing: npt.NDArray[np.uint8] = table.sum(axis=-1, dtype=np.uint8)
-    return differing
+    return np.asarray(table.sum(axis=-1), np.uint8)
 
 
 _BITS_OF_16 = np.array([k.bit_count() for k in range(1 << 16)], np.uint8)
