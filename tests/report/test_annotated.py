@@ -137,18 +137,44 @@ def test_what_cannot_be_drawn_is_one_line(
     assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "o.html").exists()
 
 
-def test_a_browser_runs_the_page_without_complaint(made_up: Path, tmp_path: Path) -> None:
+def dom_of(page: Path, profile: Path) -> str:
+    """The page after its scripts ran, in a browser that had nothing to complain of."""
     browser = shutil.which("chromium") or shutil.which("chromium-browser")
     if browser is None:
         pytest.skip("no chromium on this machine")
-    out = tmp_path / "view.html"
-    told: dict[str, Any] = json.loads(
-        run("view", "--data", made_up, "--number", 3, "--out", out, "--json").stdout
-    )
     words = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
              "--disable-background-networking", "--disable-component-update", "--disable-sync",
-             f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr",
-             "--virtual-time-budget=1000", "--dump-dom", out.as_uri()]  # fmt: skip
+             f"--user-data-dir={profile}", "--enable-logging=stderr",
+             "--virtual-time-budget=1000", "--dump-dom", page.as_uri()]  # fmt: skip
     ran = subprocess.run(words, capture_output=True, text=True, timeout=120)
     assert "CONSOLE" not in ran.stderr
-    assert f"{told['num_objects']} objects in 3 images" in ran.stdout
+    return ran.stdout
+
+
+def test_the_switches_and_the_choice_of_a_category_work(made_up: Path, tmp_path: Path) -> None:
+    out = tmp_path / "view.html"
+    words = ["view", "--data", made_up, "--number", 5, "--out", out, "--json"]
+    told: dict[str, Any] = json.loads(run(*words).stdout)
+    dom = dom_of(out, tmp_path / "profile")
+    assert f"{told['num_objects']} objects in 5 images" in dom
+    assert "no-masks" not in dom.partition("<style>")[0]
+    index = open_split(made_up, "train2017")
+    rows = index.images_with_ids(told["image_ids"]).tolist()
+    category = max(CATEGORIES)
+    counts = [int((index.annotations_of(i).category_ids == category).sum()) for i in rows]
+    assert sum(counts)
+    hand = """<script>
+      var choice = document.getElementById("category");
+      choice.value = "CATEGORY";
+      choice.dispatchEvent(new Event("change"));
+      document.querySelector("input[data-shows=masks]").click();
+    </script></body>"""
+    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", out.read_text())
+    (tmp_path / "used.html").write_text(
+        text.replace("</body>", hand.replace("CATEGORY", str(category)))
+    )
+    dom = dom_of(tmp_path / "used.html", tmp_path / "profile")
+    images = sum(n > 0 for n in counts)
+    assert re.search(rf">{sum(counts)} objects? in {images} images?<", dom)
+    assert 'class="js no-masks"' in dom
+    assert len(re.findall(r'<article class="card shot" hidden', dom)) == 5 - images
