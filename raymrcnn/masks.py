@@ -85,10 +85,17 @@ def polygon_corners(polygons: Sequence[Any], where: str = "") -> list[npt.NDArra
     return [_checked_polygon(p, i, where).reshape(-1, 2) for i, p in enumerate(polygons)]
 
 
-def polygon_pixels(polygons: Sequence[npt.NDArray[np.float64]], height: int, width: int) -> int:
-    """Pixels in the union of polygons that were found sound: what is checked above is not here."""
+def polygon_pixels(
+    polygons: Sequence[npt.NDArray[np.float64]], height: int, width: int
+) -> tuple[int, npt.NDArray[np.float64]]:
+    """How many pixels the union of polygons covers, and the box around them, [4] XYXY.
+
+    The polygons were found sound before: what `segmentation_to_rle` refuses is not refused here.
+    """
     parts = coco_mask.frPyObjects(polygons, height, width)
-    return int(coco_mask.area(coco_mask.merge(parts) if len(parts) > 1 else parts[0]))
+    union = coco_mask.merge(parts) if len(parts) > 1 else parts[0]
+    x, y, w, h = coco_mask.toBbox(union).tolist()
+    return int(coco_mask.area(union)), np.array((x, y, x + w, y + h))
 
 
 def rle_to_bitmap(rle: str, height: int, width: int, where: str = "") -> Bitmap:

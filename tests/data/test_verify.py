@@ -52,6 +52,14 @@ def test_real_data_has_nothing_that_stops_a_run(shared: Path) -> None:
     assert report.counts == {"category-gap": 1, "polygon-crossing": 2}  # looked at: they do
 
 
+def test_the_box_of_the_pixels_is_as_good_as_that_of_the_corners(tmp_path: Path) -> None:
+    tip = [[1.0, 1.0, 9.0, 1.0, 9.0, 5.15, 19.0, 5.2, 9.0, 5.25, 9.0, 9.0, 1.0, 9.0]]
+    for box, kinds in (([1, 1, 18, 8], {}), ([1, 1, 8, 8], {}), ([1, 1, 13, 8], {"box-mismatch"})):
+        root = tmp_path / str(box)
+        report = verified(root, [annotation(1, segmentation=tip, bbox=box)])
+        assert set(counts(report)) == set(kinds), box
+
+
 def test_all_faults_are_found_at_once(tmp_path: Path) -> None:
     report = verified(
         tmp_path,

@@ -130,7 +130,7 @@ def _count_pixels(index: CocoIndex, rows: Ints, found: MaskMeasures) -> None:
             found.sound[j] = False
             found.problems[j] = ("mask-malformed", error.what)
             continue
-        found.pixels[j] = polygon_pixels(masks.polygons(j), height, width)
+        found.pixels[j], _ = polygon_pixels(masks.polygons(j), height, width)
 
 
 def _polygon_problem(polygons: PolygonMeasures, own: slice) -> tuple[str, str]:

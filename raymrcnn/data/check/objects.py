@@ -12,6 +12,7 @@ from raymrcnn.data.check.findings import Finding
 from raymrcnn.data.check.masks import OUTSIDE_PX, MaskMeasures, disagrees, measure_masks
 from raymrcnn.data.coco import CocoIndex
 from raymrcnn.data.coco_columns import COUNTS, POLYGONS
+from raymrcnn.masks import polygon_pixels
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -153,10 +154,14 @@ def _boxes(entries: Entries, masks: MaskMeasures) -> Iterator[Finding]:
 
     real = np.concatenate((low, high), axis=1)
     limit = np.concatenate((size, size), axis=1)
-    apart = np.abs(np.clip(real, 0, limit) - np.clip(masks.extents, 0, limit))
+    apart = np.abs(np.clip(real, 0, limit) - np.clip(masks.extents, 0, limit)).max(axis=1)
     allowed = np.maximum(BOX_PX, BOX_RATIO * sides.min(axis=1))
-    mismatch = known & ~empty & ~away & masks.sound & (masks.pixels != 0)
-    mismatch &= apart.max(axis=1) > allowed
+    mismatch = known & ~empty & ~away & masks.sound & (masks.pixels != 0) & (apart > allowed)
+    for j in np.flatnonzero(mismatch & (index.columns.segmentations.kinds == POLYGONS)).tolist():
+        # Where an outline ends in a tip that covers no pixel, the pixels' box is as good.
+        height, width = int(size[j, 1]), int(size[j, 0])
+        _, box = polygon_pixels(index.columns.segmentations.polygons(j), height, width)
+        mismatch[j] = np.abs(np.clip(real[j], 0, limit[j]) - box).max() > allowed[j]
     yield from entries.findings(
         "box-mismatch", mismatch, lambda j: _box_of_mask(index, masks.extents[j], j)
     )
