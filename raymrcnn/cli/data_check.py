@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,7 +51,12 @@ def verify(
         bool, typer.Option("--copy-images", help="With --fix: copy image files instead.")
     ] = False,
     workers: Annotated[
-        int, typer.Option(min=0, help="Ray tasks that decode at a time; 0: threads here.")
+        int,
+        typer.Option(
+            min=0,
+            help="Ray tasks that decode at a time; 0: threads of this process, and on a cluster "
+            "a task for each core.",
+        ),
     ] = 0,
     cluster: Cluster = None,
     detach: Detach = False,
@@ -68,10 +74,12 @@ def verify(
     from raymrcnn.data.verify import verify as look
 
     require_fixable(data, decode, fix, copy_images)
+    # A job that was sent to a cluster finds its address there.
+    on_ray = bool(workers or cluster or os.environ.get("RAY_ADDRESS"))
     progress = ProgressLine(quiet=as_json)
     report = look(
         storage.place(data), split, decode, against=against or (),
-        lookers=Lookers(on_ray=bool(workers or cluster), cluster=cluster, num_workers=workers),
+        lookers=Lookers(on_ray=on_ray, cluster=cluster, num_workers=workers),
         progress=lambda done, total: progress.show(f"{done}/{total} images", last=done >= total),
     )  # fmt: skip
     progress.close()

@@ -138,6 +138,27 @@ def test_what_verify_cannot_do_is_one_line(
     assert len(result.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "address", "on_ray"),
+    [([], "", False), (["--workers", "3"], "", True), ([], "h:1", True),
+     (["--cluster", "h:1"], "", True)],
+)  # fmt: skip
+def test_verify_decodes_on_ray_where_it_is_asked_to_or_is_a_job(
+    words: list[str], address: str, on_ray: bool, made_up: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def stand_in(*_: Any, lookers: Any, **__: Any) -> Any:
+        asked.append(lookers)
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr("raymrcnn.data.verify.verify", stand_in)
+    assert raymrcnn("data", "verify", "--data", made_up, *words).exit_code == 130
+    assert asked[0].on_ray == on_ray
+    assert asked[0].num_workers == (3 if "--workers" in words else 0)
+
+
 def test_stats_tell_what_a_data_set_holds(made_up: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     text = done("data", "stats", "--data", made_up, "--html", page)
