@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from raymrcnn import storage
 from raymrcnn.data.coco import CocoIndex
 from raymrcnn.data.store import FolderImages, ImageStore, open_dataset
 from raymrcnn.device.accelerator import ROWS, Accelerator, parse_dtype
+from raymrcnn.device.host import hardware, versions
 from raymrcnn.errors import ConfigError, DataError, WeightError
 from raymrcnn.infer.sink import Predictions, open_predictions
 from raymrcnn.infer.sources import images_named, images_of_split
@@ -101,6 +103,9 @@ def prepare(job: InferJob) -> PreparedInfer:
             },
             "data": None if index is None else {"root": str(job.data_root), "split": job.split},
             "categories": [[c.id, c.name] for c in named],
+            "versions": versions(),
+            "hardware": hardware(job.accelerator),  # of the host that started it first
+            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         },
     )
     return PreparedInfer(

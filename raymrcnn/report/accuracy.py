@@ -60,7 +60,10 @@ def accuracy_section(predictions: Predictions | None) -> Section:
 
 
 def category_section(
-    predictions: Predictions | None, names: Mapping[int, str], objects: Mapping[int, int]
+    predictions: Predictions | None,
+    names: Mapping[int, str],
+    objects: Mapping[int, int],
+    most_rows: int,
 ) -> Section:
     """AP of each category, as a chart and a table to sort.
 
@@ -68,6 +71,7 @@ def category_section(
         predictions: with scores, or the section is left out.
         names: category ids to names.
         objects: annotated objects by category id, empty if that is not known.
+        most_rows: of the table; those with the most objects stay.
     """
     key, title = "categories", "Categories"
     rows: dict[int, dict[str, Any]] = {}
@@ -95,11 +99,13 @@ def category_section(
             x_label="category",
         )
     known = {k: n for k, row in rows.items() if (n := _num_objects(row)) is not None}
+    counts = {**objects, **known}
+    rows = {k: rows[k] for k in sorted(rows, key=lambda k: -counts.get(k, 0))[:most_rows]}
     curves = mapping(mapping(predictions.scores.get("precision_recall")).get(first))
     table_ = _category_table(
         rows,
         named,
-        {**objects, **known},
+        counts,
         predictions.per_category,
         mapping(mapping(curves.get("per_category")).get("0.50")),
     )

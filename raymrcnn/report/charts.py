@@ -203,7 +203,7 @@ def ranked_bars(
         parts.append(_bar(frame, x1, x2, frame.py(max(value, 0.0)), f"{name}: {value:.3f}", "s1"))
     best, worst = ranked[0], ranked[-1]
     says = f"{title}; from {best[0]} {best[1]:.3f} down to {worst[0]} {worst[1]:.3f}"
-    return _figure(title, note, Markup(), frame, parts, says, "chart card ranked")
+    return _figure(title, note, Markup(), frame, parts, says)
 
 
 def _figure(
@@ -213,8 +213,8 @@ def _figure(
     frame: Frame,
     parts: Sequence[str],
     says: str,
-    style: str = "chart card",
 ) -> Markup:
+    wide = frame.width > 700
     caption = [el("span", title, class_="title")]
     if note:
         caption.append(el("small", note))
@@ -228,7 +228,8 @@ def _figure(
             role="img",
             aria_label=says,
         ),
-        class_=style,
+        class_="chart card wide" if wide else "chart card",
+        tabindex=0 if wide else None,  # a small window moves it sideways
     )
 
 

@@ -40,6 +40,7 @@ class Metrics:
     columns: dict[str, npt.NDArray[np.float64]]  # each [num_lines], NaN where a line lacks it
     resumed_at: tuple[int, ...]  # steps from which the run went on after a stop
     num_unreadable: int
+    num_left_out: int = 0  # steps whose loss was not finite
 
     def __len__(self) -> int:
         return len(self.columns["step"])
@@ -57,6 +58,7 @@ class Run:
     folder: Path
     document: dict[str, Any]  # run.json
     metrics: Metrics | None
+    validation: dict[int, dict[str, Any]]  # by step, the scores of checkpoints
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,7 +109,12 @@ def read_run(folder: Path) -> Run:
     document = rundir.read_json(folder / rundir.RUN_JSON)
     if not isinstance(document, dict):
         raise DataError("is not a JSON object", where=str(folder / rundir.RUN_JSON))
-    return Run(folder=folder, document=document, metrics=read_metrics(folder / rundir.METRICS))
+    return Run(
+        folder=folder,
+        document=document,
+        metrics=read_metrics(folder / rundir.METRICS),
+        validation=_read_validation(folder / rundir.VALIDATION_JSON),
+    )
 
 
 def read_metrics(path: Path) -> Metrics | None:
@@ -126,6 +133,8 @@ def read_metrics(path: Path) -> Metrics | None:
                 num_unreadable += bool(text.strip())
                 continue
             step = int(entry["step"])
+            if math.isfinite(_float(entry.get("resumed_from"))):
+                resumed.append(int(entry["resumed_from"]))
             if step <= latest:
                 resumed.append(step)
                 lines = {k: v for k, v in lines.items() if k < step}
@@ -135,8 +144,12 @@ def read_metrics(path: Path) -> Metrics | None:
     rows = [lines[step] for step in sorted(lines)]
     names = {name for row in rows for name in row}
     columns = {name: np.asarray([_float(row.get(name)) for row in rows]) for name in names}
+    left_out = [row["left_out"] for row in rows if isinstance(row.get("left_out"), list)]
     return Metrics(
-        columns=columns, resumed_at=tuple(sorted(set(resumed))), num_unreadable=num_unreadable
+        columns=columns,
+        resumed_at=tuple(sorted(set(resumed))),
+        num_unreadable=num_unreadable,
+        num_left_out=sum(map(len, left_out)),
     )
 
 
@@ -275,6 +288,11 @@ def per_category(section: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
     """The rows of one kind ("bbox" or "segm") in the per-category section of scores.json."""
     rows = section.get(kind)
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
+def _read_validation(path: Path) -> dict[int, dict[str, Any]]:
+    steps = mapping(_optional_json(path).get("steps"))
+    return {int(k): mapping(v) for k, v in sorted(steps.items()) if str(k).isdigit()}
 
 
 def _failure_files(folder: Path) -> list[Path]:

@@ -24,8 +24,9 @@ from raymrcnn.data.fetch import Fetcher
 from raymrcnn.errors import DataError
 from raymrcnn.overlay import draw_detections
 from raymrcnn.report import collect
-from raymrcnn.report.gallery import Photo, photo_of, pixels_of
+from raymrcnn.report.photos import Photo, photo_of, pixels_of
 from raymrcnn.report.predicted import gallery_page
+from raymrcnn.report.size import fitted
 from raymrcnn.rows import iter_detections
 from raymrcnn.structures import Detections
 
@@ -33,7 +34,9 @@ GALLERY = "gallery.html"
 MIN_SCORE = 0.5
 _JPEG_QUALITY = 88
 _OVERLAY_GLOB = "[0-9]" * 6 + "-*.jpg"
-_MOST_ON_PAGE = 200  # thumbnails of some 25 kB each
+_MOST_ON_PAGE = 200
+_FEW = 24  # up to so many have larger thumbnails
+_THUMBNAIL_PX, _LARGE_PX = 480, 800
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,13 +90,15 @@ def draw(
         rundir.write_atomic(target, partial(_save, drawn))
         files.append(target)
         if len(shown) < _MOST_ON_PAGE:
-            shown.append((photo_of(f"photo-{k}", pixels), detections))
+            side = _LARGE_PX if len(ids) <= _FEW else _THUMBNAIL_PX
+            shown.append((photo_of(f"photo-{k}", pixels, side), detections))
     for old in set(place.glob(_OVERLAY_GLOB)) - set(files):  # of another choice
         old.unlink(missing_ok=True)
     page = folder / GALLERY
     which = "the first" if sample_seed is None else f"a sample (seed {sample_seed}) of"
     about = f"{which} {len(shown)} of {manifest['num_images']} images"
-    rundir.write_text(page, gallery_page(shown, names, folder.name, about, notes, min_score))
+    made = partial(gallery_page, shown, names, folder.name, about, notes, min_score)
+    rundir.write_text(page, fitted(made, str(page)))
     return Drawn(overlays=files, gallery=page, notes=notes)
 
 

@@ -12,13 +12,13 @@ from PIL import Image
 from raymrcnn.masks import rle_to_bitmap
 from raymrcnn.tracing import loops
 
-_TRACE_PX = 720  # masks are traced at no more than this long a side
+_TRACE_PX = (720, 360, 180, 90)  # masks are traced at no more than this long a side
 _TOLERANCE_PX = 0.8  # as far as an outline may go astray, enough to cut the corners of pixels
 
 _Points = npt.NDArray[np.float64]
 
 
-def rle_path(rle: str, height: int, width: int, scale: float) -> str:
+def rle_path(rle: str, height: int, width: int, scale: float, max_chars: int = 20_000) -> str:
     """The path data of a mask; fill it by the even-odd rule. Empty if the mask is.
 
     Args:
@@ -26,12 +26,30 @@ def rle_path(rle: str, height: int, width: int, scale: float) -> str:
         height: of the mask, pixels.
         width: of the mask, pixels.
         scale: units of the drawing for each pixel.
+        max_chars: the most; a ragged mask is traced coarser, and then loses its smallest parts.
 
     Raises:
         DataError: the string is malformed or of another size.
     """
     bitmap = rle_to_bitmap(rle, height, width)
-    shrink = min(1.0, _TRACE_PX / max(height, width))
+    words: list[str] = []
+    for trace_px in _TRACE_PX:
+        words = _traced(bitmap, trace_px, scale)
+        if sum(map(len, words)) <= max_chars:
+            return "".join(words)
+    kept, room = [], max_chars
+    for word in sorted(words, key=len, reverse=True):
+        room -= len(word)
+        if room < 0:
+            break
+        kept.append(word)
+    return "".join(kept)
+
+
+def _traced(bitmap: Bitmap, trace_px: int, scale: float) -> list[str]:
+    """A closed line for each border."""
+    height, width = bitmap.shape
+    shrink = min(1.0, trace_px / max(height, width))
     if shrink < 1.0:
         size = max(1, round(width * shrink)), max(1, round(height * shrink))
         small = Image.fromarray(np.ascontiguousarray(bitmap * 255)).resize(
@@ -44,7 +62,7 @@ def rle_path(rle: str, height: int, width: int, scale: float) -> str:
         points = simplify(loop, _TOLERANCE_PX)
         if len(points) >= 3:
             words.append("M" + "L".join(f"{x * to_x:.1f} {y * to_y:.1f}" for x, y in points) + "Z")
-    return "".join(words)
+    return words
 
 
 def simplify(loop: _Points, tolerance: float) -> _Points:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from raymrcnn import rundir
 from raymrcnn.report.charts import number
-from raymrcnn.report.collect import Predictions, Run, mapping
+from raymrcnn.report.collect import Metrics, Predictions, Run, mapping
 from raymrcnn.report.markup import Markup, el
 from raymrcnn.report.parts import as_float, count, date, duration, facts, grouped, score
 from raymrcnn.report.training import last_loss, recipe_details
@@ -160,11 +161,14 @@ def _run_facts(run: Run) -> Markup:
             ("Split", _text(data.get("train_split"))),
             ("Images", _text(data.get("num_images"))),
             ("Categories", _category_list(data.get("categories"))),
-            ("Fingerprint", _short(data.get("fingerprint"))),
+            ("Fingerprint", _text(data.get("fingerprint"))),
             ("Initial weights", _text(document.get("weights"))),
             ("Seed", _text(recipe.get("seed"))),
             ("Started", date(document.get("started"))),
             ("Time", None if seconds is None else duration(float(np.nanmax(seconds)))),
+            ("Restarts", None if metrics is None else str(len(metrics.resumed_at) or "none")),
+            ("Peak memory", _peak_memory(metrics)),
+            ("Hardware", _hardware(mapping(document.get("hardware")))),
             ("Versions", _versions(mapping(document.get("versions")))),
         ]
     )  # fmt: skip
@@ -194,6 +198,8 @@ def _prediction_facts(predictions: Predictions) -> Markup:
             ("Finished", date(manifest.get("finished"))),
             ("Time", duration(as_float(manifest.get("seconds")))),
             ("Card idle", _share(manifest.get("device_wait_share"))),
+            ("Fingerprint", _fingerprint(mapping(manifest.get("fingerprint")))),
+            ("Hardware", _hardware(mapping(manifest.get("hardware")))),
             ("Versions", _versions(mapping(manifest.get("versions")))),
             ("Folder", str(predictions.folder)),
         ]
@@ -223,5 +229,26 @@ def _share(value: Any) -> str | None:
     return f"{100 * share:.0f}% of the time, waiting for images" if 0 <= share <= 1 else None
 
 
-def _short(value: Any) -> str | None:
-    return value[:12] + "…" if isinstance(value, str) and len(value) > 12 else _text(value)
+def _fingerprint(prints: Mapping[str, Any]) -> str | None:
+    """Of the weights, the annotations and the list of images."""
+    known = [(name, prints.get(name)) for name in ("weights", "annotations", "images")]
+    return ", ".join(f"{name} {v[:16]}" for name, v in known if isinstance(v, str)) or None
+
+
+def _peak_memory(metrics: Metrics | None) -> str | None:
+    peak = None if metrics is None else metrics.column("peak_memory_bytes")
+    if peak is None or not np.nanmax(peak):
+        return None
+    return f"{float(np.nanmax(peak)) / 2**30:.1f} GiB, of the first worker"
+
+
+def _hardware(found: Mapping[str, Any]) -> str | None:
+    """Cards, processor and memory of the host that started it."""
+    cards = found.get("cards")
+    counted = Counter(map(str, cards)) if isinstance(cards, list) else {}
+    parts = [f"{times} × {name}" for name, times in counted.items()]
+    if found.get("cpu"):
+        parts.append(f"{found['cpu']}, {found.get('cpus')} logical cores")
+    if as_float(found.get("memory_gib")) > 0:
+        parts.append(f"{as_float(found['memory_gib']):g} GiB")
+    return "; ".join([*parts, *([str(found["system"])] if found.get("system") else [])]) or None

@@ -80,7 +80,28 @@
     zoom.addEventListener("click", function () {
       var wide = zoom.closest(".shot").classList.toggle("wide");
       zoom.setAttribute("aria-pressed", String(wide));
-      zoom.textContent = wide ? "Shrink" : "Enlarge";
+    });
+  });
+
+  // Paper cannot unfold.
+  var folded = [];
+  addEventListener("beforeprint", function () {
+    folded = Array.prototype.slice.call(document.querySelectorAll("details:not([open])"));
+    folded.forEach(function (part) { part.open = true; });
+  });
+  addEventListener("afterprint", function () {
+    folded.forEach(function (part) { part.open = false; });
+  });
+
+  // Copy a command.
+  document.querySelectorAll("button.copy").forEach(function (button) {
+    button.addEventListener("click", function () {
+      var code = button.parentNode.querySelector("code");
+      getSelection().selectAllChildren(code);
+      function done(word) { button.textContent = word; setTimeout(function () { button.textContent = "Copy"; }, 2000); }
+      if (!navigator.clipboard) { done("Selected"); return; }
+      navigator.clipboard.writeText(code.textContent).then(
+        function () { done("Copied"); }, function () { done("Selected"); });
     });
   });
 })();

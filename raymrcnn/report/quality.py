@@ -70,22 +70,25 @@ class Ranking:
     num_unreadable: int  # whose ground truth is missing, malformed, or of another size
 
 
-def match(detections: Detections, truth: Truth) -> Matches:
-    """Pair confident detections with objects, for the panoptic quality of one image.
+def match(detections: Detections, truth: Truth, least: float = CONFIDENT) -> Matches:
+    """Pair detections of at least a score with objects, for the panoptic quality of one image.
 
     Panoptic quality is the sum of the mask IoU of the pairs, divided by the number of pairs plus
     half the missed objects plus half the extra detections: 1 if every object is found exactly and
-    nothing else, 0 if nothing is. Detections with a score of at least `CONFIDENT` pick, highest
+    nothing else, 0 if nothing is. Detections with a score of at least `least` pick, highest
     score first, the object of their category that they overlap most, if it is still free and the
     mask IoU is above `MATCH_IOU`. Objects marked as crowds need not be found, and a detection
     that lies by more than half in a crowd of its category is not extra.
+
+    So the pairs and extra detections of a higher least score are those of a lower one that reach
+    it: the page moves the score without matching anew.
 
     Source: Kirillov et al., Panoptic Segmentation, CVPR 2019, equation 1, per image and with
     instances that may overlap.
     """
     pairs: list[tuple[int, int, float]] = []
     extra: list[int] = []
-    chosen = np.flatnonzero(detections.scores >= CONFIDENT)
+    chosen = np.flatnonzero(detections.scores >= least)
     order = chosen[np.argsort(-detections.scores[chosen], kind="stable")]
     for category in np.unique(detections.category_ids[order]).tolist():
         found = order[detections.category_ids[order] == category]

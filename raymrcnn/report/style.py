@@ -56,12 +56,12 @@ def style_sheet() -> str:
         f"@media screen and (prefers-color-scheme:dark)"
         f"{{:root:not([data-theme=light]){{color-scheme:dark;{dark}}}}}\n"
         f"@media screen{{:root[data-theme=dark]{{color-scheme:dark;{dark}}}}}\n"
-    ) + packaged("page.css")
+    ) + packaged("page.css") + packaged("gallery.css")
 
 
 def script() -> str:
-    """The script: theme, sorting and filtering of tables, enlarging of images."""
-    return packaged("page.js")
+    """The script: theme, sorting and filtering of tables; least score and zoom of images."""
+    return packaged("page.js") + packaged("shots.js")
 
 
 def _tokens(colours: dict[str, str]) -> str:

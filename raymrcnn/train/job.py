@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import datetime
-import platform
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +15,7 @@ from raymrcnn.data.coco import CocoIndex
 from raymrcnn.data.dataset import TrainDataset
 from raymrcnn.data.store import open_dataset
 from raymrcnn.device.accelerator import ROWS, parse_dtype
+from raymrcnn.device.host import hardware, versions
 from raymrcnn.errors import ConfigError, DataError, OutputError, WeightError
 from raymrcnn.model.conventions import CONVENTIONS
 from raymrcnn.model.maskrcnn import MaskRCNN, build_mask_rcnn, trainable_summary
@@ -191,6 +190,7 @@ def write_run_json(prepared: PreparedJob, status: str) -> None:
         "recipe": job.recipe.to_json(),
         "versions": versions(),
         "device": {"name": job.accelerator, "model": job.card_model, "workers": job.workers},
+        "hardware": hardware(job.accelerator),  # of the host that started it last
         "data": {
             "root": str(job.data_root),
             "train_split": job.recipe.data.train_split,
@@ -212,16 +212,6 @@ def write_run_json(prepared: PreparedJob, status: str) -> None:
         "status": status,
     }
     rundir.write_json(path, document)
-
-
-def versions() -> dict[str, str]:
-    """Versions of what decides the numbers, with the build of torch."""
-    packages = ("raymrcnn", "torchvision", "ray", "numpy")
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        **{p: metadata.version(p) for p in packages},
-    }
 
 
 def _require_validation(job: TrainJob, index: CocoIndex) -> None:

@@ -47,7 +47,8 @@ class Clock:
 class MetricsWriter:
     """Appends records to a run folder; used by the worker of rank 0.
 
-    Scores of checkpoints, which come later than the records of their steps, join these.
+    The first record after a start that went on from a checkpoint says from which step. Scores of
+    checkpoints, which come later than the records of their steps, join these.
 
     Args:
         run: the run folder.
@@ -56,6 +57,7 @@ class MetricsWriter:
 
     def __init__(self, run: Path, start: int) -> None:
         self._run = run
+        self._mark = {"resumed_from": start} if start else {}
         kept = [r for r in read_metrics(run) if r["step"] <= start]
         self.seconds_before = float(kept[-1]["seconds"]) if kept else 0.0
         self._joined = _version(run)
@@ -65,8 +67,9 @@ class MetricsWriter:
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one record, in full, at once."""
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        line, self._mark = {**record, **self._mark, "time": now}, {}
         with rundir.disk_errors(self._file.name):
-            self._file.write(json.dumps({**record, "time": now}) + "\n")
+            self._file.write(json.dumps(line) + "\n")
             self._file.flush()
         if _version(self._run) != self._joined:
             self._joined = _version(self._run)

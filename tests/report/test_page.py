@@ -26,7 +26,7 @@ from raymrcnn.score.coco import match_shard, merge
 VOID = {"meta", "input", "br", "img", "link", "wbr"}
 SECTIONS = (
     *("about", "accuracy", "categories", "mistakes", "detections", "images", "failures"),
-    "training",
+    *("training", "again"),
 )
 
 
@@ -159,7 +159,7 @@ def test_run_alone_says_what_is_left_out(folders: Folders) -> None:
     target = write_report([folders.run])
     assert target == folders.run / "report.html"
     page = Page(target)
-    assert page.sections() == ["about", "training"]
+    assert page.sections() == ["about", "training", "again"]
     assert "Accuracy: no predictions folder was given." in page.text
 
 
@@ -173,7 +173,7 @@ def test_predictions_without_optional_files_are_enough(folders: Folders) -> None
     for name in (rundir.SCORES, rundir.MANIFEST, rundir.FAILURES):
         (folders.predictions / name).unlink()
     page = Page(write_report([folders.predictions]))
-    assert page.sections() == ["about", "detections", "images"]
+    assert page.sections() == ["about", "detections", "images", "again"]
     assert "the predictions have no scores.json" in page.text
     assert "no image failed" in page.text
     assert "Examples without ground truth" in page.text
@@ -184,7 +184,7 @@ def test_run_that_has_not_logged_yet_is_enough(folders: Folders) -> None:
     (folders.run / rundir.METRICS).unlink()
     (folders.run / rundir.RUN_JSON).write_text('{"status": "running"}')
     page = Page(write_report([folders.run]))
-    assert page.sections() == ["about"]
+    assert page.sections() == ["about", "again"]
     assert "Training: the run has no metrics.jsonl with a readable line." in page.text
 
 
@@ -193,7 +193,7 @@ def test_predictions_in_which_all_failed_are_enough(folders: Folders) -> None:
         path.unlink()
     (folders.predictions / rundir.SCORES).unlink()
     page = Page(write_report([folders.predictions]))
-    assert page.sections() == ["about", "failures"]
+    assert page.sections() == ["about", "failures", "again"]
     assert "26 images could not be labelled." in page.text
 
 
@@ -330,7 +330,7 @@ def test_thumbnails_are_small(folders: Folders) -> None:
     pq.write_table(results_table([big]), folders.predictions / rundir.part_name(0))
     page = Page(write_report([folders.predictions]))
     image = next(attrs for tag, attrs in page.elements if tag == "image")
-    assert (image["width"], image["height"]) == ("480", "320")
+    assert (image["width"], image["height"]) == ("960", "640")
     assert len(image["href"] or "") < 200_000
 
 

@@ -1,0 +1,67 @@
+"""The frame of every page: one file with its style and script, which may load nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from importlib import metadata
+
+from raymrcnn.report.markup import Markup, el, escape
+from raymrcnn.report.style import script, style_sheet
+
+
+def document(title: str, body: Sequence[Markup]) -> str:
+    """An HTML document whose policy forbids to load anything or to run another script than its own.
+
+    Args:
+        title: of the window.
+        body: from top to bottom.
+    """
+    code = script()
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    policy = (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    )
+    head = el(
+        "head",
+        el("meta", charset="utf-8"),
+        el("meta", http_equiv="Content-Security-Policy", content=policy),
+        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        el("meta", name="color-scheme", content="light dark"),
+        el("title", title),
+        el("style", Markup(style_sheet())),
+    )
+    inside = el("body", *body, el("script", Markup(code)))
+    return f"<!DOCTYPE html>\n{el('html', head, inside, lang='en')}\n"
+
+
+def theme_button() -> Markup:
+    """Switches between light and dark."""
+    return el("button", "Dark", id="theme", type="button")
+
+
+def navigation(links: Sequence[tuple[str, str]]) -> Markup:
+    """The bar with the sections of the page; a link before it leads past it.
+
+    Args:
+        links: ids of sections, and their titles.
+    """
+    items = [el("li", el("a", title, href=f"#{key}")) for key, title in links]
+    bar = el("div", el("ul", *items), theme_button(), class_="inner")
+    return Markup(
+        el("a", "Skip to the content", href="#main", class_="skip")
+        + el("nav", bar, aria_label="Sections")
+    )
+
+
+def footer() -> Markup:
+    """Who wrote the page, and when."""
+    try:
+        version = f" {metadata.version('raymrcnn')}"
+    except metadata.PackageNotFoundError:
+        version = ""
+    now = f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"
+    return el("footer", escape(f"Written by raymrcnn{version} on {now}."))
