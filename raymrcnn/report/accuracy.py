@@ -177,17 +177,17 @@ def _category_table(
     curves: Mapping[str, Any],
 ) -> Markup:
     kinds = [kind for kind in KINDS if any(kind in row for row in rows.values())]
-    head = [_sort_head("Category", up=True), _sort_head("Id", up=True, numeric=True)]
+    head = [sort_head("Category", up=True), sort_head("Id", up=True, numeric=True)]
     for kind in kinds:
-        head += [_sort_head(f"{_SINGULAR[kind]} AP", numeric=True)]
-        head += [_sort_head("AP50", numeric=True)]
+        head += [sort_head(f"{_SINGULAR[kind]} AP", numeric=True)]
+        head += [sort_head("AP50", numeric=True)]
     head += (
         [el("th", "PR", scope="col", title="precision over recall, IoU .50", class_="curve")]
         if curves
         else []
     )
-    head += [_sort_head("Objects", numeric=True)] if objects else []
-    head += [_sort_head("Detections", numeric=True)]
+    head += [sort_head("Objects", numeric=True)] if objects else []
+    head += [sort_head("Detections", numeric=True)]
     lines = []
     for k in sorted(rows, key=lambda k: names[k].lower()):
         cells = [el("th", el("bdi", names[k]), scope="row")]
@@ -218,7 +218,8 @@ def _category_table(
     return el("div", tools, el("div", body, class_="scroll tall", tabindex=0), class_="card")
 
 
-def _sort_head(title: str, *, up: bool = False, numeric: bool = False) -> Markup:
+def sort_head(title: str, *, up: bool = False, numeric: bool = False) -> Markup:
+    """A header that sorts its column; `up`: ascending first."""
     return el(
         "th",
         el("button", title, type="button"),

@@ -112,6 +112,7 @@ def line_chart(
     y_range: tuple[float, float] | None = None,
     marks: Sequence[tuple[float, str]] = (),
     tip: Callable[[int], str] | None = None,
+    says: str = "",
 ) -> Markup:
     """Lines over a common x axis.
 
@@ -125,6 +126,7 @@ def line_chart(
         y_range: likewise; from zero, or below, to where nearly all of the lines end.
         marks: x values that get a vertical line, and what it says.
         tip: the tooltip of a row of the last line; its own values if None.
+        says: the chart in words; where it starts and ends if empty.
     """
     front = lines[-1]
     frame = Frame(
@@ -143,7 +145,7 @@ def line_chart(
     parts.append(_tips(frame, front, tip or (lambda i: _values_at(lines, i, x_label))))
     named = [line for line in lines if line.legend]
     legend = _legend([(line.name, line.style) for line in named]) if len(named) > 1 else Markup()
-    return _figure(title, note, legend, frame, parts, _describe(title, front))
+    return _figure(title, note, legend, frame, parts, says or _describe(title, front))
 
 
 def histogram(

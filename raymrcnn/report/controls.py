@@ -29,3 +29,14 @@ def controls(min_score: float, *, off: tuple[str, ...] = ()) -> list[Markup]:
         *switches,
         el("span", id="counted", role="status"),
     ]
+
+
+def floating_controls(min_score: float) -> Markup:
+    """The same as a bar that stays in sight; boxes start switched off."""
+    return el(
+        "div",
+        *controls(min_score, off=("boxes",)),
+        class_="controls floating",
+        role="group",
+        aria_label="What is shown in the images",
+    )

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from importlib import metadata
 
 from raymrcnn.report.markup import Markup, el, escape
+from raymrcnn.report.parts import Section
 from raymrcnn.report.style import script, style_sheet
 
 
@@ -55,6 +56,15 @@ def navigation(links: Sequence[tuple[str, str]]) -> Markup:
         el("a", "Skip to the content", href="#main", class_="skip")
         + el("nav", bar, aria_label="Sections")
     )
+
+
+def left_out(sections: Sequence[Section], said: str) -> Markup:
+    """What is not on the page, and why; nothing where all is."""
+    items = [el("li", el("b", s.title), f": {s.why_absent}.") for s in sections if s.body is None]
+    items += [el("li", said)] if said else []
+    if not items:
+        return Markup()
+    return el("aside", el("h2", "Not in this report"), el("ul", *items), class_="left-out")
 
 
 def footer() -> Markup:

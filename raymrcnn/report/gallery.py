@@ -127,41 +127,59 @@ def _card(shot: Shot, names: Mapping[int, str], level: Level) -> Markup:
     found, m = shot.item.detections, shot.matches
     photo = shot.photo.at_most(level.photo_px)
     name = found.file_name or f"image {found.image_id}"
-    predicted = _panel(photo, _predicted(shot, photo, names, level), "Predicted", first=False)
+    on_it = predicted_shapes(shot, photo, names, level)
     if shot.item.matches is None or m is None:
-        panels = [_panel(photo, [], "Image", first=True), predicted]
+        panels = [panel(photo, [], "Image", first=True), panel(photo, on_it, "Predicted")]
         sure = int((found.scores >= CONFIDENT).sum())
         facts = [el("span", f"{sure} detections", data_fact="sure")]
         counted: dict[str, Attribute] = {"data_sure": _scores(found.scores.tolist())}
     else:
-        annotated = _annotated(shot, photo, names, level)
-        panels = [_panel(photo, annotated, "Ground truth", first=True), predicted]
-        facts = _facts(shot.item.matches)
-        counted = {
-            "data_pairs": " ".join(f"{found.scores[d]:.4f}:{iou:.4f}" for d, _, iou in m.pairs),
-            "data_extra": _scores([float(found.scores[d]) for d in m.extra]),
-            "data_objects": len(m.pairs) + len(m.missed),
-        }
+        truth = annotated(shot, photo, names, level)
+        panels = [panel(photo, truth, "Ground truth", first=True), panel(photo, on_it, "Predicted")]
+        facts, counted = facts_of(shot), counted_of(shot)
     title = el("h4", el("bdi", name))
     head = el("header", title, el("p", *facts, class_="facts"), zoom_buttons(name))
     return el("article", head, el("div", *panels, class_="panels"), class_="card shot", **counted)
 
 
-def _facts(m: Matches) -> list[Markup]:
+def facts_of(shot: Shot) -> list[Markup]:
+    """Quality, and how many were found, missed and extra; the page's script renews them."""
+    m = shot.item.matches
+    assert m is not None
+    quality = f"{m.quality:.2f}" if m.quality == m.quality else "–"
     return [
-        el("strong", f"PQ {m.quality:.2f}", data_fact="pq"),
+        el("strong", f"PQ {quality}", data_fact="pq"),
         el("span", f"{len(m.pairs)} found", data_fact="found"),
         el("span", f"{len(m.missed)} missed", data_fact="missed"),
         el("span", f"{len(m.extra)} extra", data_fact="extra"),
     ]
 
 
+def counted_of(shot: Shot) -> dict[str, Attribute]:
+    """What those facts are counted from, for any least score."""
+    m, scores = shot.matches, shot.item.detections.scores
+    assert m is not None
+    return {
+        "data_pairs": " ".join(f"{scores[d]:.4f}:{iou:.4f}" for d, _, iou in m.pairs),
+        "data_extra": _scores([float(scores[d]) for d in m.extra]),
+        "data_objects": len(m.pairs) + len(m.missed),
+    }
+
+
 def _scores(values: Sequence[float]) -> str:
     return " ".join(f"{value:.4f}" for value in values if value >= SHOWN_FROM)
 
 
-def _panel(photo: Photo, drawn: Sequence[Drawn], title: str, *, first: bool) -> Markup:
-    """The photograph and what is drawn over it; the second panel of a card refers to the first."""
+def panel(
+    photo: Photo,
+    drawn: Sequence[Drawn],
+    title: str,
+    *,
+    first: bool = False,
+    facts: Sequence[Markup] = (),
+    counted: Mapping[str, Attribute] | None = None,
+) -> Markup:
+    """The photograph and what is drawn over it; the later panels of a card refer to the first."""
     size = {"width": photo.width, "height": photo.height}
     picture = (
         el("image", id=photo.key, href=photo.href(), **size)
@@ -185,7 +203,8 @@ def _panel(photo: Photo, drawn: Sequence[Drawn], title: str, *, first: bool) -> 
         class_="stage tall" if photo.height * 4 > photo.width * 3 else "stage",
         style=f"aspect-ratio:{photo.width}/{photo.height}",
     )
-    return el("figure", el("figcaption", title), frame(stage, title), class_="panel")
+    caption = el("figcaption", el("bdi", title), *facts)
+    return el("figure", caption, frame(stage, title), class_="panel", **(counted or {}))
 
 
 def _shape(d: Drawn) -> Markup:
@@ -200,10 +219,13 @@ def _shape(d: Drawn) -> Markup:
     )
 
 
-def _annotated(shot: Shot, photo: Photo, names: Mapping[int, str], level: Level) -> list[Drawn]:
+def annotated(
+    shot: Shot, photo: Photo, names: Mapping[int, str], level: Level, *, plain: bool = False
+) -> list[Drawn]:
+    """The objects of an image; `plain`: without saying which were found."""
     truth, m, found = shot.item.truth, shot.matches, shot.item.detections
     assert truth is not None and m is not None
-    partner = {g: (k, d, iou) for k, (d, g, iou) in enumerate(m.pairs)}
+    partner = {g: (d, iou) for d, g, iou in m.pairs}
     drawn = []
     every = range(len(truth.rles))
     for g in _largest(truth.rles, every, found.height, found.width)[: level.shapes]:
@@ -211,10 +233,12 @@ def _annotated(shot: Shot, photo: Photo, names: Mapping[int, str], level: Level)
         by = None
         if truth.iscrowd[g]:
             style, tip = "crowd", f"{label}, a crowd: need not be found"
+        elif plain:
+            style, tip = f"pair{g % _NUM_HUES}", label
         elif g in partner:
-            k, d, iou = partner[g]
+            d, iou = partner[g]
             by = float(found.scores[d])
-            style = f"pair{k % _NUM_HUES}"
+            style = f"pair{g % _NUM_HUES}"
             tip = f"{label}, found with score {by:.2f}, IoU {iou:.2f}"
         else:
             style, tip = "missed", f"{label}, missed"
@@ -223,9 +247,12 @@ def _annotated(shot: Shot, photo: Photo, names: Mapping[int, str], level: Level)
     return drawn
 
 
-def _predicted(shot: Shot, photo: Photo, names: Mapping[int, str], level: Level) -> list[Drawn]:
+def predicted_shapes(
+    shot: Shot, photo: Photo, names: Mapping[int, str], level: Level
+) -> list[Drawn]:
+    """The detections of an image, in the colours of the objects that they found."""
     found, m = shot.item.detections, shot.matches
-    partner = {} if m is None else {d: (k, iou) for k, (d, _, iou) in enumerate(m.pairs)}
+    partner = {} if m is None else {d: (g, iou) for d, g, iou in m.pairs}
     extra = set() if m is None else set(m.extra)
     best = np.argsort(-found.scores, kind="stable")
     chosen = [d for d in best.tolist() if found.scores[d] >= SHOWN_FROM][: level.shapes]
@@ -234,8 +261,8 @@ def _predicted(shot: Shot, photo: Photo, names: Mapping[int, str], level: Level)
         name = names.get(int(found.category_ids[d]), f"category {found.category_ids[d]}")
         tip, style = f"{name}, score {found.scores[d]:.2f}", f"pair{k % _NUM_HUES}"
         if d in partner:
-            hue, iou = partner[d]
-            style, tip = f"pair{hue % _NUM_HUES}", f"{tip}, IoU {iou:.2f} with the ground truth"
+            g, iou = partner[d]
+            style, tip = f"pair{g % _NUM_HUES}", f"{tip}, IoU {iou:.2f} with the ground truth"
         elif d in extra:
             style, tip = "extra", f"{tip}, matches no object"
         elif m is not None:

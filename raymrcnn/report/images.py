@@ -11,7 +11,7 @@ from raymrcnn.data.fetch import Fetcher
 from raymrcnn.data.images import resolve_image
 from raymrcnn.report import collect
 from raymrcnn.report.collect import Predictions
-from raymrcnn.report.controls import controls
+from raymrcnn.report.controls import floating_controls
 from raymrcnn.report.gallery import Shot, gallery, take
 from raymrcnn.report.markup import Markup, el, markup
 from raymrcnn.report.parts import Section, count, grouped
@@ -37,14 +37,7 @@ class Pictures:
         key, title = "images", "Images"
         if self.why_absent or not level.photos:
             return Section(key=key, title=title, why_absent=self.why_absent or "no room is left")
-        bar = el(
-            "div",
-            *controls(CONFIDENT, off=("boxes",)),
-            class_="controls floating",
-            role="group",
-            aria_label="What is shown in the images",
-        )
-        parts = [el("p", self.lead, class_="lead"), bar]
+        parts = [el("p", self.lead, class_="lead"), floating_controls(CONFIDENT)]
         parts += [_legend()] if self.with_truth else []
         for heading, shots, unread in self.groups:
             parts += [el("h3", heading)] if heading else []

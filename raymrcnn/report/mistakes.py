@@ -14,7 +14,7 @@ from raymrcnn.report.markup import Markup, el, markup
 from raymrcnn.report.parts import Section, as_float, grouped, table
 
 _KINDS = {"segm": "Masks", "bbox": "Boxes"}
-_ERRORS = {
+ERRORS = {
     "Cls": "right place, wrong category",
     "Loc": "right category, IoU 0.1 to 0.5",
     "Both": "wrong category and place",
@@ -62,7 +62,7 @@ def _error_table(found: Mapping[str, Mapping[str, Any]]) -> Markup:
         head.append(el("th", f"{_KINDS[kind]}: AP50", scope="col", class_="num"))
         head.append(el("th", "Count", scope="col", class_="num"))
     rows = []
-    for name, meaning in _ERRORS.items():
+    for name, meaning in ERRORS.items():
         label = el("div", el("b", name), el("small", meaning))
         cells = [el("th", label, scope="row")]
         for style, one in zip(("s1", "s2"), found.values(), strict=False):

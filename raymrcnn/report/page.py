@@ -17,17 +17,21 @@ from raymrcnn.report import collect
 from raymrcnn.report.accuracy import accuracy_section, category_section, detections_section
 from raymrcnn.report.again import again_section
 from raymrcnn.report.collect import Predictions, Run
-from raymrcnn.report.document import document, footer, navigation
+from raymrcnn.report.comparison.page import write_comparison
+from raymrcnn.report.document import document, footer, left_out, navigation
 from raymrcnn.report.failures import failures_section
 from raymrcnn.report.images import NUM_BEST, NUM_WORST, pictures
-from raymrcnn.report.markup import Markup, el
+from raymrcnn.report.markup import el
 from raymrcnn.report.mistakes import mistakes_section
 from raymrcnn.report.overview import about, header, title_of
 from raymrcnn.report.parts import Section
+from raymrcnn.report.progress import Progress
 from raymrcnn.report.quality import rank
 from raymrcnn.report.size import Level, fitted
 from raymrcnn.report.training import training_section
 from raymrcnn.report.truth import ground_truth, objects_of
+
+COMPARISON = "comparison.html"
 
 
 def write_report(
@@ -36,32 +40,56 @@ def write_report(
     *,
     data_root: Path | None = None,
     split: str | None = None,
+    resamples: int = 0,
+    progress: Progress = lambda what, done, of: None,
 ) -> Path:
-    """Write the page about a run folder, a predictions folder, or one of each.
+    """Write the page about a run folder, a predictions folder, or one of each; or compare more.
 
     Args:
-        folders: one or two, told apart by what they hold.
-        out: the HTML file, or a folder for it; None: `report.html` in the first folder.
+        folders: told apart by what they hold. More than one of a kind are compared.
+        out: the HTML file, or a folder for it; None: `report.html` in the first folder, and for a
+            comparison `comparison.html`.
         data_root: COCO root with the ground truth and images; None: as the folders say.
         split: of that data; None: as the folders say.
+        resamples: of the images, for the intervals of differences; 0: none.
+        progress: called with what is done, how often it was, and of how many.
 
     Returns:
         The file.
 
     Raises:
         DataError: a folder is neither kind or damaged, or the given `data_root` cannot be read.
-        ConfigError: two folders of one kind.
+        ConfigError: no folder, one twice, or too many.
         OutputError: the file cannot be written.
     """
-    run, predictions = _read(folders)
-    target = out or Path(folders[0]) / rundir.REPORT
+    runs, predictions = _read(folders, progress)
+    several = len(runs) > 1 or len(predictions) > 1
+    name = COMPARISON if several else rundir.REPORT
+    target = out or Path(folders[0]) / name
     if target.is_dir():
-        target = target / rundir.REPORT
+        target = target / name
     rundir.prepare_output(target.parent)
+    if several:
+        write_comparison(runs, predictions, target, data_root=data_root, split=split,
+                         resamples=resamples, progress=progress)  # fmt: skip
+    else:
+        run, predicted = next(iter(runs), None), next(iter(predictions), None)
+        _write_one(run, predicted, target, data_root, split, progress)
+    return target
+
+
+def _write_one(
+    run: Run | None,
+    predictions: Predictions | None,
+    target: Path,
+    data_root: Path | None,
+    split: str | None,
+    progress: Progress,
+) -> None:
     index, source = ground_truth(run, predictions, data_root, split)
     ranking = None
     if index is not None and predictions is not None:
-        ranking = rank(predictions, index, NUM_BEST, NUM_WORST)
+        ranking = rank(predictions, index, NUM_BEST, NUM_WORST, progress)
     names = collect.category_names(run, predictions)
     names |= {} if index is None else {c.id: c.name for c in index.categories}
     shown, objects = pictures(predictions, ranking, source), objects_of(index)
@@ -81,13 +109,17 @@ def write_report(
         return _document(run, predictions, sections, level)
 
     rundir.write_text(target, fitted(page, str(target)))
-    return target
 
 
-def _read(folders: Sequence[Path]) -> tuple[Run | None, Predictions | None]:
-    run: Run | None = None
-    predictions: Predictions | None = None
-    for folder in map(Path, folders):
+def _read(folders: Sequence[Path], progress: Progress) -> tuple[list[Run], list[Predictions]]:
+    runs: list[Run] = []
+    predictions: list[Predictions] = []
+    if not folders:
+        raise ConfigError("no folder given", todo="give a run folder or a predictions folder")
+    places = [Path(folder).resolve() for folder in folders]
+    for k, folder in enumerate(map(Path, folders)):
+        if places[k] in places[:k]:
+            raise ConfigError("is given twice", where=str(folder), todo="give it once")
         if not folder.is_dir():
             raise DataError("no such folder", where=str(folder))
         a_run, a_result = collect.is_run(folder), collect.is_predictions(folder)
@@ -97,30 +129,17 @@ def _read(folders: Sequence[Path]) -> tuple[Run | None, Predictions | None]:
                 where=str(folder),
                 todo="give a folder that `raymrcnn train` or `raymrcnn infer` wrote",
             )
-        if (a_run and run is not None) or (a_result and predictions is not None):
-            raise ConfigError(
-                f"two {'run' if a_run else 'predictions'} folders",
-                where=str(folder),
-                todo="give one of each kind",
-            )
-        run = collect.read_run(folder) if a_run else run
-        predictions = collect.read_predictions(folder) if a_result else predictions
-    if run is None and predictions is None:
-        raise ConfigError("no folder given", todo="give a run folder or a predictions folder")
-    return run, predictions
+        progress(f"reading {folder.name}", k, len(places))
+        runs += [collect.read_run(folder)] if a_run else []
+        predictions += [collect.read_predictions(folder)] if a_result else []
+    return runs, predictions
 
 
 def _document(
     run: Run | None, predictions: Predictions | None, sections: Sequence[Section], level: Level
 ) -> str:
     present = [section for section in sections if section.body is not None]
-    absent = [section for section in sections if section.body is None]
-    left_out = Markup()
-    if absent or level.says():
-        items = [el("li", el("b", s.title), f": {s.why_absent}.") for s in absent]
-        items += [el("li", level.says())] if level.says() else []
-        left_out = el("aside", el("h2", "Not in this report"), el("ul", *items), class_="left-out")
-    main = el("main", *(section.html() for section in present), left_out, id="main")
+    main = el("main", *(s.html() for s in present), left_out(sections, level.says()), id="main")
     links = navigation([(section.key, section.title) for section in present])
     title = f"{title_of(run, predictions)} · raymrcnn report"
     return document(title, [links, header(run, predictions), main, footer()])

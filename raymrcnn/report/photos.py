@@ -67,9 +67,7 @@ def pixels_of(place: bytes | Path | str | None, found: Detections) -> npt.NDArra
     return upright
 
 
-def photo_of(
-    key: str, pixels: npt.NDArray[np.uint8], side_px: int = LEVELS[0].photo_px
-) -> Photo:
+def photo_of(key: str, pixels: npt.NDArray[np.uint8], side_px: int = LEVELS[0].photo_px) -> Photo:
     """A small photograph, to be embedded.
 
     Args:

@@ -18,6 +18,7 @@ from raymrcnn.data.coco import CocoIndex
 from raymrcnn.errors import DataError
 from raymrcnn.masks import rle_areas, rle_iou, segmentation_to_rle
 from raymrcnn.report.collect import Predictions, result_batches
+from raymrcnn.report.progress import Progress
 from raymrcnn.rows import iter_detections
 from raymrcnn.structures import Detections
 
@@ -125,7 +126,13 @@ def truth_of(index: CocoIndex, row: int) -> Truth:
     return Truth(category_ids=notes.category_ids, iscrowd=notes.iscrowd, rles=rles)
 
 
-def rank(predictions: Predictions, index: CocoIndex, num_best: int, num_worst: int) -> Ranking:
+def rank(
+    predictions: Predictions,
+    index: CocoIndex,
+    num_best: int,
+    num_worst: int,
+    progress: Progress = lambda what, done, of: None,
+) -> Ranking:
     """The best and the worst images, in one pass that keeps only those.
 
     Among images of the same quality, the best have the most objects found and the worst the most
@@ -136,10 +143,12 @@ def rank(predictions: Predictions, index: CocoIndex, num_best: int, num_worst: i
     worst: list[tuple[tuple[float, ...], Ranked]] = []
     qualities: list[float] = []
     num_looked_at = num_unreadable = 0
-    for detections in _sampled(predictions, evenly(predictions.image_ids, MAX_RANKED)):
+    chosen = evenly(predictions.image_ids, MAX_RANKED)
+    for detections in sampled(predictions, chosen):
         serial, num_looked_at = float(num_looked_at), num_looked_at + 1
+        progress("images compared with the ground truth", num_looked_at, len(chosen))
         try:
-            truth = _truth_for(index, detections)
+            truth = truth_for(index, detections)
             matches = match(detections, truth)
         except DataError:
             num_unreadable += 1
@@ -165,10 +174,10 @@ def rank(predictions: Predictions, index: CocoIndex, num_best: int, num_worst: i
 
 def examples(predictions: Predictions, count: int) -> list[Ranked]:
     """Some images in which something was found, evenly spread by id."""
-    pool = _sampled(predictions, evenly(predictions.image_ids, MAX_RANKED))
+    pool = sampled(predictions, evenly(predictions.image_ids, MAX_RANKED))
     ids = [d.image_id for d in pool if len(d.scores) and d.scores.max() >= CONFIDENT]
     chosen = evenly(np.sort(np.asarray(ids, np.int64)), count)
-    return [Ranked(detections=d) for d in _sampled(predictions, chosen)][:count]
+    return [Ranked(detections=d) for d in sampled(predictions, chosen)][:count]
 
 
 def evenly(ids: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
@@ -178,15 +187,20 @@ def evenly(ids: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
     return ids[np.arange(count) * len(ids) // count]
 
 
-def _sampled(predictions: Predictions, ids: npt.NDArray[np.int64]) -> Iterator[Detections]:
-    """The detections of these images, in the order of the files."""
+def sampled(predictions: Predictions, ids: npt.NDArray[np.int64]) -> Iterator[Detections]:
+    """The detections of images with these ids, in the order of the files."""
     for batch in result_batches(predictions.parts):
         wanted = np.isin(batch.column("image_id").to_numpy(zero_copy_only=False), ids)
         if wanted.any():
             yield from iter_detections(pa.Table.from_batches([batch]).filter(pa.array(wanted)))
 
 
-def _truth_for(index: CocoIndex, detections: Detections) -> Truth:
+def truth_for(index: CocoIndex, detections: Detections) -> Truth:
+    """The ground truth of a predicted image.
+
+    Raises:
+        DataError: there is none, it is malformed, or drawn in another frame.
+    """
     row = int(index.images_with_ids([detections.image_id])[0])
     size = int(index.widths[row]), int(index.heights[row])
     if size != (detections.width, detections.height):

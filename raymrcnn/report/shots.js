@@ -54,7 +54,7 @@
       part.classList.toggle(style, !lost);
       if (part.localName === "g") { tell(part.firstElementChild, lost); }
     });
-    all(document, ".shot").forEach(function (card) { facts(card, least); });
+    all(document, "[data-pairs], [data-sure]").forEach(function (card) { facts(card, least); });
     all(document, "svg[data-title]").forEach(describe);
     document.querySelector("output[for=least]").textContent = least.toFixed(2);
     document.getElementById("counted").textContent = count + " of " + total + " detections shown";

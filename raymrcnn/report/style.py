@@ -25,6 +25,14 @@ LIGHT = {
     "s2": "#c65102",
     "s3": "#00805e",
     "s4": "#9c4f86",
+    "c0": "#0072b2",
+    "c1": "#c65102",
+    "c2": "#00805e",
+    "c3": "#9c4f86",
+    "c4": "#7a6000",
+    "c5": "#17202c",
+    "c6": "#b3321f",
+    "c7": "#4f5bd5",
     "hover": "#17202c14",
     "shadow": "#17202c14",
 }
@@ -43,6 +51,14 @@ DARK = {
     "s2": "#ff9547",
     "s3": "#3ccf9f",
     "s4": "#d99acb",
+    "c0": "#56b4e9",
+    "c1": "#ff9547",
+    "c2": "#3ccf9f",
+    "c3": "#d99acb",
+    "c4": "#e0c341",
+    "c5": "#e8edf3",
+    "c6": "#ff8d78",
+    "c7": "#a3aaff",
     "hover": "#ffffff1a",
     "shadow": "#00000066",
 }
@@ -52,11 +68,15 @@ def style_sheet() -> str:
     """The whole style sheet."""
     dark = _tokens(DARK)
     return (
-        f":root{{color-scheme:light;{_tokens(LIGHT)}}}\n"
-        f"@media screen and (prefers-color-scheme:dark)"
-        f"{{:root:not([data-theme=light]){{color-scheme:dark;{dark}}}}}\n"
-        f"@media screen{{:root[data-theme=dark]{{color-scheme:dark;{dark}}}}}\n"
-    ) + packaged("page.css") + packaged("gallery.css")
+        (
+            f":root{{color-scheme:light;{_tokens(LIGHT)}}}\n"
+            f"@media screen and (prefers-color-scheme:dark)"
+            f"{{:root:not([data-theme=light]){{color-scheme:dark;{dark}}}}}\n"
+            f"@media screen{{:root[data-theme=dark]{{color-scheme:dark;{dark}}}}}\n"
+        )
+        + packaged("page.css")
+        + packaged("gallery.css")
+    )
 
 
 def script() -> str:

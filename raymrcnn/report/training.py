@@ -196,8 +196,10 @@ def _scored(run: Run, marks: Any) -> Markup:
         x_label="step",
         size=(1140, 300),
         marks=marks,
-        tip=lambda i: f"step {step[i]:.0f}: "
-        + ", ".join(f"{line.name} {score(line.y[i])}" for line in reversed(lines)),
+        tip=lambda i: (
+            f"step {step[i]:.0f}: "
+            + ", ".join(f"{line.name} {score(line.y[i])}" for line in reversed(lines))
+        ),
     )
     return markup(el("div", chart, class_="grid scored"), _score_table(rows, int(step[best])))
 

@@ -1,0 +1,1 @@
+"""Several runs and predictions side by side, on one page."""
