@@ -12,7 +12,7 @@ import numpy as np
 from raymrcnn import rundir
 from raymrcnn.report.charts import number
 from raymrcnn.report.collect import Metrics, Predictions, Run, mapping
-from raymrcnn.report.markup import Markup, el
+from raymrcnn.report.markup import Markup, el, markup
 from raymrcnn.report.parts import as_float, count, date, duration, facts, grouped, score
 from raymrcnn.report.training import last_loss, recipe_details
 
@@ -88,14 +88,13 @@ def about(run: Run | None, predictions: Predictions | None) -> Markup:
     """Everything that one needs in order to do it again."""
     cards = []
     if run is not None:
-        cards.append(
-            el("div", el("h3", "Training"), _run_facts(run), recipe_details(run), class_="card")
-        )
+        cards.append(el("div", el("h3", "Training"), _run_facts(run), class_="card"))
     if predictions is not None:
         cards.append(
             el("div", el("h3", "Inference"), _prediction_facts(predictions), class_="card")
         )
-    return el("div", *cards, class_="grid pair")
+    grid = el("div", *cards, class_="grid pair")
+    return grid if run is None else markup(grid, recipe_details(run))
 
 
 def _state(what: str, value: Any) -> Markup:

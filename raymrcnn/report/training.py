@@ -74,15 +74,14 @@ def last_loss(metrics: Metrics) -> float:
 
 def recipe_details(run: Run) -> Markup:
     """All fields of the recipe, folded away."""
-    rows = [
-        markup(el("th", el("code", path), scope="row"), el("td", el("code", text)))
-        for path, text in _fields(mapping(run.document.get("recipe")), "")
-    ]
+    rows = _fields(mapping(run.document.get("recipe")), "")
     if not rows:
         return Markup()
-    head = [el("th", "Field", scope="col"), el("th", "Value", scope="col")]
-    body = el("div", table(head, rows, class_="fields"), class_="scroll", tabindex=0)
-    return el("details", el("summary", f"The whole recipe ({len(rows)} fields)"), body)
+    pairs = [
+        el("div", el("dt", el("code", path)), el("dd", el("code", text))) for path, text in rows
+    ]
+    summary = el("summary", f"The whole recipe ({len(rows)} fields)")
+    return el("details", summary, el("dl", *pairs, class_="recipe"), class_="card")
 
 
 def _because(section: Section, why: str) -> Section:

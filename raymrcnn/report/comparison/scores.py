@@ -47,7 +47,7 @@ def scores_section(
         body=markup(
             el("p", lead, class_="lead"),
             *(el("p", f"{note[:1].upper()}{note[1:]}.", class_="absent") for note in notes),
-            *tables,
+            el("div", *tables, class_="grid pair" if len(subjects) < 3 else "stack"),
             key(subjects),
             el("div", *curves, class_="grid pair"),
         ),
