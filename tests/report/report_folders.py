@@ -131,12 +131,15 @@ def write_run(folder: Path, root: Path, num_lines: int = 40) -> None:
     (folder / rundir.METRICS).write_text("\n".join(lines) + "\n")
 
 
-def write_predictions(folder: Path, root: Path) -> None:
-    """Early images are predicted well, late ones badly; the last of all not at all."""
+def write_predictions(folder: Path, root: Path, worse: int = 0) -> None:
+    """Early images are predicted well, late ones badly; the last of all not at all.
+
+    The boxes of all are moved by as many pixels as they are `worse`.
+    """
     folder.mkdir()
     found = []
     for i in range(1, NUM_IMAGES + 1):
-        shift = min(i, 12)
+        shift = min(i + worse, 12)
         rows = [(0.9, 1, (8 + shift, 8, 40 + shift, 40)), (0.2, 7, (0, 0, 10, 10))]
         rows += [(0.7, 3, (50, 10, 90, 50))] if i % 4 == 0 else []
         found.append(detections_of(i, rows if i < NUM_IMAGES else []))
