@@ -200,16 +200,6 @@ def result_batches(
         yield from _batches(path, list(columns or RESULT_SCHEMA.names))
 
 
-def image_uris(folder: Path, image_ids: Sequence[int]) -> dict[int, str]:
-    """Where images lie that have a file of their own, by their ids, as images.parquet says.
-
-    Raises:
-        DataError: the file is damaged.
-    """
-    refs = image_refs(folder, image_ids)
-    return {k: ref.uri for k, ref in refs.items() if ref.uri and not ref.length and ref.row < 0}
-
-
 def image_refs(folder: Path, image_ids: Sequence[int]) -> dict[int, ImageRef]:
     """What a job was given of some images, by their ids; nothing without images.parquet.
 

@@ -5,6 +5,8 @@ Borders between pixels are followed, and then simplified: for showing, not for m
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -13,6 +15,7 @@ from raymrcnn.masks import rle_to_bitmap
 from raymrcnn.tracing import loops
 
 _TRACE_PX = (720, 360, 180, 90)  # masks are traced at no more than this long a side
+_MOST_EDGES = 12_000  # between pixels in and out; a mask with more is ragged, and traced coarser
 _TOLERANCE_PX = 0.8  # as far as an outline may go astray, enough to cut the corners of pixels
 
 _Points = npt.NDArray[np.float64]
@@ -31,38 +34,54 @@ def rle_path(rle: str, height: int, width: int, scale: float, max_chars: int = 2
     Raises:
         DataError: the string is malformed or of another size.
     """
-    bitmap = rle_to_bitmap(rle, height, width)
+    if max_chars <= 0:
+        return ""
     words: list[str] = []
     for trace_px in _TRACE_PX:
-        words = _traced(bitmap, trace_px, scale)
+        borders = _borders(rle, height, width, trace_px)
+        if borders is None:
+            continue
+        words = [
+            "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in (border * scale).tolist()) + "Z"
+            for border in borders
+        ]
         if sum(map(len, words)) <= max_chars:
             return "".join(words)
     kept, room = [], max_chars
     for word in sorted(words, key=len, reverse=True):
-        room -= len(word)
-        if room < 0:
-            break
-        kept.append(word)
+        if len(word) <= room:
+            room -= len(word)
+            kept.append(word)
     return "".join(kept)
 
 
-def _traced(bitmap: Bitmap, trace_px: int, scale: float) -> list[str]:
-    """A closed line for each border."""
+@functools.lru_cache(maxsize=2048)  # a page may be written at several sizes
+def _borders(rle: str, height: int, width: int, trace_px: int) -> tuple[_Points, ...] | None:
+    """The simplified borders in pixels of the mask; None where it is too ragged for this size."""
+    bitmap = _at_most(rle_to_bitmap(rle, height, width), trace_px)
+    if trace_px != _TRACE_PX[-1] and _num_edges(bitmap) > _MOST_EDGES:
+        return None
+    to_pixels = np.array([width / bitmap.shape[1], height / bitmap.shape[0]])
+    simple = (simplify(loop, _TOLERANCE_PX) for loop in loops(bitmap))
+    return tuple(points * to_pixels for points in simple if len(points) >= 3)
+
+
+def _at_most(bitmap: Bitmap, side_px: int) -> Bitmap:
+    """The mask with a longer side of at most so many pixels."""
     height, width = bitmap.shape
-    shrink = min(1.0, trace_px / max(height, width))
-    if shrink < 1.0:
-        size = max(1, round(width * shrink)), max(1, round(height * shrink))
-        small = Image.fromarray(np.ascontiguousarray(bitmap * 255)).resize(
-            size, Image.Resampling.BOX
-        )
-        bitmap = (np.asarray(small) >= 128).astype(np.uint8)
-    to_x, to_y = width / bitmap.shape[1] * scale, height / bitmap.shape[0] * scale
-    words = []
-    for loop in loops(bitmap):
-        points = simplify(loop, _TOLERANCE_PX)
-        if len(points) >= 3:
-            words.append("M" + "L".join(f"{x * to_x:.1f} {y * to_y:.1f}" for x, y in points) + "Z")
-    return words
+    shrink = min(1.0, side_px / max(height, width))
+    if shrink == 1.0:
+        return bitmap
+    size = max(1, round(width * shrink)), max(1, round(height * shrink))
+    image = Image.fromarray(np.ascontiguousarray(bitmap * 255))
+    small = image.resize(size, Image.Resampling.BOX)
+    return (np.asarray(small) >= 128).astype(np.uint8)
+
+
+def _num_edges(bitmap: Bitmap) -> int:
+    inside = bitmap > 0
+    down, right = inside[1:] != inside[:-1], inside[:, 1:] != inside[:, :-1]
+    return int(down.sum()) + int(right.sum())
 
 
 def simplify(loop: _Points, tolerance: float) -> _Points:

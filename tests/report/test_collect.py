@@ -8,7 +8,7 @@ import pytest
 from report_folders import NUM_IMAGES, Folders, detections_of
 
 from raymrcnn import rundir
-from raymrcnn.report.collect import failure_reason, image_uris, read_metrics, read_predictions
+from raymrcnn.report.collect import failure_reason, image_refs, read_metrics, read_predictions
 from raymrcnn.rows import results_table
 
 
@@ -67,10 +67,20 @@ def test_score_of_exactly_one_is_counted(tmp_path: Path) -> None:
     assert predictions.score_counts[-1] == 1 and predictions.score_counts[0] == 1
 
 
-def test_uris_are_those_of_the_wanted_images(folders: Folders) -> None:
-    uris = image_uris(folders.predictions, [3, 999])
-    assert uris == {3: str(folders.root / "val" / "003.png")}
-    assert image_uris(folders.root, [3]) == {}
+def test_places_are_those_of_the_wanted_images(folders: Folders) -> None:
+    refs = image_refs(folders.predictions, [3, 999])
+    assert {k: ref.uri for k, ref in refs.items()} == {3: str(folders.root / "val" / "003.png")}
+    assert image_refs(folders.root, [3]) == {}
+
+
+def test_restarts_and_steps_left_out_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    left_out = '{"step": 30, "resumed_from": 15, "left_out": [{"step": 21}, {"step": 22}]}'
+    path.write_text(f'{{"step": 10}}\n{left_out}\n')
+    metrics = read_metrics(path)
+    assert metrics is not None
+    assert metrics.resumed_at == (15,)
+    assert metrics.num_left_out == 2
 
 
 @pytest.mark.parametrize(

@@ -73,3 +73,14 @@ def test_mask_of_a_large_image_is_traced_small() -> None:
 
 def test_empty_mask_has_no_path() -> None:
     assert rle_path(bitmap_to_rle(np.zeros((5, 5), np.uint8)), 5, 5, 1.0) == ""
+
+
+def test_a_ragged_mask_is_drawn_coarser_and_then_in_part() -> None:
+    noise = (np.random.default_rng(0).random((700, 700)) < 0.5).astype(np.uint8)
+    noise[100:400, 100:400] = 1
+    rle = bitmap_to_rle(noise)
+    whole = rle_path(rle, 700, 700, 1.0, 200_000)
+    short = rle_path(rle, 700, 700, 1.0, 5_000)
+    assert len(whole) > 10_000
+    assert 0 < len(short) <= 5_000
+    assert rle_path(rle, 700, 700, 1.0, 0) == ""

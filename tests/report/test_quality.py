@@ -77,6 +77,29 @@ def test_nothing_to_find_and_nothing_found_has_no_quality() -> None:
     assert np.isnan(match(detections_of(1, []), truth_of_boxes([])).quality)
 
 
+def test_a_higher_least_score_keeps_the_pairs_that_reach_it() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        corners = rng.integers(0, 40, (12, 2))
+        sizes = rng.integers(8, 24, (12, 2))
+        boxes = [(int(x), int(y), int(x + w), int(y + h)) for (x, y), (w, h) in
+                 zip(corners, sizes, strict=True)]  # fmt: skip
+        # Few places, so that many overlap; few scores, so that some are equal.
+        found = [(float(rng.choice([0.1, 0.3, 0.5, 0.9])), int(rng.integers(1, 3)), b)
+                 for b in (*boxes[:8], *boxes[:4])]  # fmt: skip
+        truth = truth_of_boxes([(int(rng.integers(1, 3)), b, bool(rng.random() < 0.2))
+                                for b in boxes[2:]])  # fmt: skip
+        detections = detections_of(1, found)
+        every = match(detections, truth, 0.0)
+        for least in (0.2, 0.4, 0.5, 0.95):
+            high = match(detections, truth, least)
+            reach = {d for d, (score, _, _) in enumerate(found) if score >= least}
+            assert set(high.pairs) == {p for p in every.pairs if p[0] in reach}
+            assert set(high.extra) == {d for d in every.extra if d in reach}
+            lost = {g for d, g, _ in every.pairs if d not in reach}
+            assert set(high.missed) == {*every.missed, *lost}
+
+
 def test_best_and_worst_images_are_disjoint_and_in_order(folders: Folders) -> None:
     predictions = read_predictions(folders.predictions)
     ranking = rank(predictions, open_split(folders.root, "val"), 5, 4)

@@ -39,7 +39,7 @@ def test_words_can_be_read_on_every_ground(theme: str, ground: str) -> None:
 @pytest.mark.parametrize("theme", THEMES)
 def test_lines_can_be_seen(theme: str) -> None:
     colours = THEMES[theme]
-    for name in ("s1", "s2", "s3", "s4"):
+    for name in ("s1", "s2", "s3", "s4", *(f"c{k}" for k in range(8))):
         assert contrast(colours[name], colours["surface"]) >= 3.0, name
 
 
@@ -67,7 +67,8 @@ def test_the_two_colours_of_one_chart_differ_without_red_or_green(theme: str, ki
 
 
 def test_all_colours_that_are_used_are_defined() -> None:
-    used = set(re.findall(r"var\(--([\w-]+)\)", style_sheet())) - {"c"}
+    used = set(re.findall(r"var\(--([\w-]+)\)", style_sheet()))
+    used -= {"c", "k", "x", "y", "columns"}  # set where they are used
     assert used <= set(LIGHT) and set(LIGHT) == set(DARK)
 
 
@@ -84,4 +85,7 @@ def test_page_can_be_printed_and_follows_the_system() -> None:
 
 def test_packaged_files_lie_beside_the_code() -> None:
     folder = resources.files("raymrcnn.report")
-    assert all(folder.joinpath(name).is_file() for name in ("page.css", "page.js"))
+    assert all(
+        folder.joinpath(name).is_file()
+        for name in ("page.css", "page.js", "gallery.css", "shots.js")
+    )
