@@ -22,13 +22,14 @@ from raymrcnn.data.store import ImageStore, open_dataset
 from raymrcnn.errors import ConfigError, DataError
 from raymrcnn.masks import bitmap_to_rle, segmentation_to_rle
 from raymrcnn.report import annotated_page, sheet
-from raymrcnn.report.gallery import photo_of, pixels_of
+from raymrcnn.report.photos import photo_of, pixels_of
 from raymrcnn.structures import Detections
 
 Pixels = npt.NDArray[np.uint8]
 Progress = Callable[[int, int], object]
 DEFAULT_NUMBER = 24
 MOST_IMAGES = {".html": 400, ".png": 120}  # of some 60 kB, and of 0.3 megapixels each
+_SIDE_PX = 480  # of a photograph on the page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +97,7 @@ def view(
     if out.suffix.lower() == ".png":
         shown, notes = sheet.write_sheet(out, drawings, names)
     else:
-        photos = ((replace(card, photo=photo_of(f"p{card.image_id}", pixels))
+        photos = ((replace(card, photo=photo_of(f"p{card.image_id}", pixels, _SIDE_PX))
                    if pixels is not None else card) for card, pixels in drawings)  # fmt: skip
         shown = list(photos)
         notes = [note for card in shown for note in card.notes]

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from raymrcnn.masks import rle_areas
-from raymrcnn.report.gallery import Photo
 from raymrcnn.report.markup import Attribute, Markup, el
 from raymrcnn.report.outline import rle_path
 from raymrcnn.report.parts import count
+from raymrcnn.report.photos import Photo
 from raymrcnn.report.style import packaged, script, style_sheet
 from raymrcnn.structures import Detections
 
@@ -58,7 +58,7 @@ def page(scene: Scene, cards: Sequence[Card]) -> str:
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
         f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     )
-    style = Markup(style_sheet() + packaged("gallery.css") + packaged("annotated.css"))
+    style = Markup(style_sheet() + packaged("annotated.css"))
     head = el(
         "head",
         el("meta", charset="utf-8"),

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from raymrcnn.masks import rle_to_bitmap
+from raymrcnn.masks import Bitmap, rle_to_bitmap
 from raymrcnn.tracing import loops
 
 _TRACE_PX = (720, 360, 180, 90)  # masks are traced at no more than this long a side
