@@ -136,10 +136,11 @@ def main() -> None:
     document: dict[str, object] = {
         "images": images,
         "annotations": annotations,
-        "repeats": options.repeats,
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, Python "
-        f"{platform.python_version()}, load {os.getloadavg()[0]:.1f}",
     }
+    machine = (
+        f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, "
+        f"load {os.getloadavg()[0]:.1f}"
+    )
     with tempfile.TemporaryDirectory() as folder:
         document["file_mb"] = write_split(Path(folder), images, annotations).stat().st_size / 1e6
         for name, sides in SIDES.items():
@@ -158,7 +159,7 @@ def main() -> None:
                 }
                 for side, results in runs.items()
             }
-            document[name] = {**row, "runs": runs}
+            document[name] = {**row, "machine": machine, "runs": runs}
             for side, numbers in row.items():
                 print(
                     f"{name:8} {side:12} {numbers['seconds']:7.2f} s {numbers['peak_mb']:7.0f} MB"

@@ -5,8 +5,6 @@ The file needs nothing beside itself, as that of a run. This module computes not
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 
@@ -25,9 +23,9 @@ from raymrcnn.data.statistics import (
     Statistics,
 )
 from raymrcnn.report.charts import histogram, number
+from raymrcnn.report.document import document, footer, navigation
 from raymrcnn.report.markup import Markup, el, join, markup
 from raymrcnn.report.parts import Section, count, grouped, table
-from raymrcnn.report.style import script, style_sheet
 
 THREE_NUMBERS = "the least, the median and the most"
 _STYLES = ("s1", "s2", "s3", "s4")
@@ -63,7 +61,10 @@ def write_statistics(found: Statistics, out: Path) -> Path:
         el("div", *tiles, class_="tiles"),
         class_="top",
     )
-    rundir.write_text(target, _document(f"{name} · data set", header, sections))
+    links = navigation([(section.key, section.title) for section in sections])
+    main = el("main", *(section.html() for section in sections), id="main")
+    title = f"{name} · data set"
+    rundir.write_text(target, document(title, [links, header, main, footer()]))
     return target
 
 
@@ -341,29 +342,3 @@ def _sort_head(title: str, *, up: bool = False, numeric: bool = False) -> Markup
         data_up=up,
         class_="num" if numeric else None,
     )
-
-
-def _document(title: str, header: Markup, sections: Sequence[Section]) -> str:
-    code = script()
-    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
-    policy = (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    )
-    head = el(
-        "head",
-        el("meta", charset="utf-8"),
-        el("meta", http_equiv="Content-Security-Policy", content=policy),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", name="color-scheme", content="light dark"),
-        el("title", title),
-        el("style", Markup(style_sheet())),
-    )
-    links = [el("li", el("a", s.title, href=f"#{s.key}")) for s in sections]
-    theme = el("button", "Dark", id="theme", type="button")
-    nav = el("nav", el("div", el("ul", *links), theme, class_="inner"), aria_label="Sections")
-    main = el(
-        "main", *(section.html() for section in sections), el("footer", "raymrcnn data stats")
-    )
-    body = el("body", nav, header, main, el("script", Markup(code)))
-    return f"<!DOCTYPE html>\n{el('html', head, body, lang='en')}\n"
