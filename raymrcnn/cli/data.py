@@ -39,7 +39,8 @@ def synth(
     """
     from raymrcnn.data.synthetic import write_synthetic
 
-    summary = write_synthetic(rundir.local_path(out, "--out"), images, seed)
+    with ProgressLine(quiet=as_json).working(f"making {images} images"):
+        summary = write_synthetic(rundir.local_path(out, "--out"), images, seed)
     if as_json:
         print_json(summary.to_json())
     else:

@@ -8,6 +8,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from raymrcnn.cli import show
+
 SCHEMES = ("http://", "https://")
 _WORDS = "raymrcnn.words"
 
@@ -29,7 +31,7 @@ class OnCluster(TyperCommand):
                 raise typer.BadParameter("--detach needs --cluster http://HEAD:8265", ctx)
             ctx.params["detach"] = False
             return super().invoke(ctx)
-        words = [*_names(ctx), *without(ctx.meta[_WORDS])]
+        words = [*_names(ctx), *_loudness(ctx.meta[_WORDS]), *without(ctx.meta[_WORDS])]
         raise typer.Exit(_submit(address, words, detach=detach))
 
 
@@ -41,6 +43,13 @@ def _names(ctx: typer.Context) -> list[str]:
         names.insert(0, here.info_name or "")
         here = here.parent
     return names
+
+
+def _loudness(words: list[str]) -> list[str]:
+    """What was said before the name of the command, for the command there."""
+    said = {"--quiet": show.is_quiet(), "--verbose": show.is_verbose()}
+    given = set(words) | {{"-q": "--quiet", "-v": "--verbose"}.get(word, word) for word in words}
+    return [name for name, on in said.items() if on and name not in given]
 
 
 def without(words: list[str]) -> list[str]:

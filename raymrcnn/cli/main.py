@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from typer.core import TyperGroup
 
 from raymrcnn.cli import data, demo, doctor, infer, recipes, report, score, show, train, weights
 from raymrcnn.cli.jobs import OnCluster
+from raymrcnn.cli.loudness import give_loudness, take_any_text
 from raymrcnn.errors import RaymrcnnError
 
 INTERRUPTED = 130
@@ -38,6 +40,8 @@ def _one_line_errors() -> Iterator[None]:
         yield
     except RaymrcnnError as error:
         typer.echo(f"error: {error}", err=True)
+        if show.is_verbose():
+            typer.echo(traceback.format_exc(), err=True)
         raise typer.Exit(error.exit_code) from None
     except USAGE_ERROR as error:
         if type(error).__name__ == "NoArgsIsHelpError":
@@ -77,6 +81,7 @@ app.command("doctor", help=_help(doctor.doctor))(doctor.doctor)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")
 app.add_typer(weights.app, name="weights")
+give_loudness(app)
 
 
 def _version(wanted: bool) -> None:
@@ -102,13 +107,19 @@ def options(
         bool,
         typer.Option("--quiet", "-q", help="No progress, of any command; results and errors stay."),
     ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", "-v", help="As --verbose behind a command."),
+    ] = False,
 ) -> None:
     """Options of the command itself."""
     show.be_quiet(quiet)
+    show.be_verbose(verbose)
 
 
 def main() -> None:
     """Entry point of the console script."""
+    take_any_text()
     sys.exit(app())
 
 

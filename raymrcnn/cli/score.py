@@ -83,7 +83,8 @@ def score(
         _compare(compare, {**options, "resamples": resamples, "seed": seed}, as_json)
         return
     assert source is not None
-    scores = api.score(source, detail=detail, **options)
+    with ProgressLine(quiet=as_json).working("matching predictions with the ground truth"):
+        scores = api.score(source, detail=detail, **options)
     if as_json:
         print_json(scores.to_json())
         return

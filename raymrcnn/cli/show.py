@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import signal
 import threading
 import time
@@ -72,13 +73,32 @@ def print_detail(scores: Any) -> None:
     print_table(calibration_table(scores), "How many detections of a score are right")
 
 
+VERBOSE = "RAYMRCNN_VERBOSE"  # also for what this process starts
 _quiet = False
 
 
 def be_quiet(quiet: bool) -> None:
-    """Whether progress lines made from here on print nothing: `raymrcnn --quiet`."""
+    """Whether progress lines made from here on print nothing: `--quiet`."""
     global _quiet
     _quiet = quiet
+
+
+def is_quiet() -> bool:
+    """Whether `--quiet` was given."""
+    return _quiet
+
+
+def be_verbose(verbose: bool) -> None:
+    """Whether errors come with where they arose, and Ray's messages are let through."""
+    if verbose:
+        os.environ[VERBOSE] = "1"
+    else:
+        os.environ.pop(VERBOSE, None)
+
+
+def is_verbose() -> bool:
+    """Whether `--verbose` was given."""
+    return bool(os.environ.get(VERBOSE))
 
 
 class ProgressLine:
@@ -93,13 +113,20 @@ class ProgressLine:
         from rich.console import Console
 
         self._console = Console(stderr=True, quiet=quiet or _quiet)
-        self._every_s = every_s
+        self._every_s = 0.0 if is_verbose() else every_s
         self._printed = -math.inf
         self._open = False
+        self._lock = threading.Lock()
 
     def show(self, line: str, *, last: bool = False) -> None:
         """Show the newest state."""
-        if self._console.is_terminal:
+        with self._lock:
+            self._show(line, last=last)
+
+    def _show(self, line: str, *, last: bool) -> None:
+        if self._console.quiet:
+            return
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
             width = max(20, self._console.width - 1)
             self._console.file.write("\r\x1b[2K" + line[:width])
             self._console.file.flush()
@@ -107,6 +134,25 @@ class ProgressLine:
         elif last or time.monotonic() - self._printed >= self._every_s:
             self._printed = time.monotonic()
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    @contextlib.contextmanager
+    def working(self, what: str) -> Iterator[None]:
+        """Say what is done and for how long, where nothing can be counted."""
+        ended, began = threading.Event(), time.monotonic()
+
+        def renew() -> None:
+            while not ended.wait(1.0):
+                self.show(f"{what}, {duration(time.monotonic() - began)}")
+
+        self.show(what)
+        thread = threading.Thread(target=renew, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            self.close()
 
     def note(self, line: str) -> None:
         """Print a line that stays."""

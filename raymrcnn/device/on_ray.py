@@ -23,6 +23,7 @@ import torch.distributed as dist
 from raymrcnn import __version__
 from raymrcnn.device.accelerator import CPU, CUDA, MLU, Accelerator, num_cards
 from raymrcnn.device.host_memory import reuse_freed_memory
+from raymrcnn.device.loudness import log_level, ray_log
 from raymrcnn.device.tls import require_understood
 from raymrcnn.errors import ClusterError, DeviceError, RaymrcnnError, RunError
 
@@ -204,7 +205,7 @@ def _card(accelerator: Accelerator) -> str:
 def quiet_loggers() -> None:
     """Hide what Ray's libraries log below an error; to be called once they are imported."""
     for name in ("ray", "ray.train", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(log_level())
 
 
 def no_answer_error(address: str, text: str) -> ClusterError:
@@ -244,7 +245,7 @@ def _join(address: str) -> None:
         _require_listener(address)
         with _held_back_stderr(said):
             _show_token(address)
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address=address, **ray_log())
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise no_answer_error(address, "\n".join([str(error), *said])) from None
     try:
@@ -336,8 +337,7 @@ def _start(accelerator: Accelerator, workers: int, spare: int) -> None:
             num_gpus=cards if accelerator is CUDA else 0,
             resources={MLU.ray_resource: cards} if accelerator is MLU else None,
             include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
+            **ray_log(),
         )
     close_token()
 
