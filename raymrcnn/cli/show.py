@@ -137,14 +137,13 @@ class ProgressLine:
 
     @contextlib.contextmanager
     def working(self, what: str) -> Iterator[None]:
-        """Say what is done and for how long, where nothing can be counted."""
+        """Say what is done and for how long, where nothing can be counted; from one second on."""
         ended, began = threading.Event(), time.monotonic()
 
         def renew() -> None:
             while not ended.wait(1.0):
                 self.show(f"{what}, {duration(time.monotonic() - began)}")
 
-        self.show(what)
         thread = threading.Thread(target=renew, daemon=True)
         thread.start()
         try:

@@ -22,7 +22,7 @@ def versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        **{p: metadata.version(p) for p in _PACKAGES},
+        **{p: _version(p) for p in _PACKAGES},
     }
 
 
@@ -35,7 +35,7 @@ def hardware(accelerator: str, root: Path = mlu.ROOT) -> dict[str, Any]:
     """
     memory = _first(root / "proc/meminfo", r"^MemTotal:\s*(\d+) kB")
     found: dict[str, Any] = {
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu": _first(root / "proc/cpuinfo", r"^model name\s*:\s*(.+)$") or platform.machine(),
         "cpus": os.cpu_count(),
     }
@@ -43,6 +43,13 @@ def hardware(accelerator: str, root: Path = mlu.ROOT) -> dict[str, Any]:
         found["memory_gib"] = round(int(memory) / 2**20, 1)
     cards = list(_cards(accelerator, root))
     return {**found, "cards": cards} if cards else found
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except (metadata.PackageNotFoundError, OSError):  # not to be read by this user
+        return "unknown"
 
 
 def _cards(accelerator: str, root: Path) -> Iterator[str]:

@@ -69,7 +69,10 @@ def test_what_cannot_be_counted_tells_how_long_it_takes() -> None:
     progress._console = Console(file=out)
     with progress.working("looking"):
         time.sleep(1.3)
-    assert out.getvalue().splitlines() == ["looking", "looking, 1 s"]
+    assert out.getvalue().splitlines() == ["looking, 1 s"]
+    with progress.working("nothing"):
+        pass
+    assert "nothing" not in out.getvalue()
     assert progress._open is False
 
 
