@@ -8,6 +8,7 @@ on the CPU of processor time, which other work on the machine disturbs less than
     python benchmarks/train.py            float32 and bfloat16 on the CPU, 2 images at 800 px
     python benchmarks/train.py --quick    one pair of steps at 320 px, no file
     python benchmarks/train.py --device cuda --batch 16   float32 and float16, with memory
+    python benchmarks/train.py --compile --side-px 320   what optim.compile gains
     python benchmarks/train.py --profile  where our step's time goes
 """
 
@@ -47,6 +48,7 @@ SIDES = {
     "torchvision_low": ("torchvision", "low"),
     "raymrcnn_low": ("raymrcnn", "low"),
 }
+COMPILED = "raymrcnn_compiled"  # as optim.compile does
 LOW = {"cpu": "bfloat16", "cuda": "float16"}
 Annotation = dict[str, Tensor]
 Step = Callable[[], dict[str, Tensor]]
@@ -158,6 +160,8 @@ def ours(setup: argparse.Namespace, images: list[Tensor], batch: list[Annotation
     model = build_mask_rcnn(ModelConfig(), NUM_CLASSES, setup.side_px, setup.side_px * 5 // 3)
     load_into(model, load_source(setup.weights).state, allow_new_heads=False)
     model.train().to(device)
+    if setup.side == COMPILED:
+        model.backbone.compile(dynamic=True)
     taken: list[Sample] = []
 
     def recorded(*given: Any) -> Sample:
@@ -209,7 +213,7 @@ def built(setup: argparse.Namespace) -> Step:
         annotation(Path(path), *image.shape[-2:])
         for path, image in zip(setup.images, images, strict=True)
     ]
-    who, precision = SIDES[setup.side]
+    who, precision = SIDES[setup.side.removesuffix("_compiled")]
     setup.precision = LOW[setup.device] if precision == "low" else precision
     return (theirs if who == "torchvision" else ours)(setup, images, batch)
 
@@ -293,6 +297,37 @@ def measure(setup: argparse.Namespace, images: list[Path], steps: int) -> dict[s
     }
 
 
+def measure_compiled(setup: argparse.Namespace, images: list[Path], steps: int) -> dict[str, Any]:
+    """Our steps with and without torch.compile, in turn; the first compiles."""
+    given = ["--weights", setup.weights, "--side-px", str(setup.side_px), "--chosen", setup.chosen,
+             "--device", setup.device, *map(str, images)]  # fmt: skip
+    sides = {name: Side(name, setup.threads, *given) for name in ("raymrcnn", COMPILED)}
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    first: dict[str, float] = {}
+    for index in range(steps + 1):
+        answers = {name: side.ask(index) for name, side in sides.items()}
+        for name, answer in answers.items():
+            if index:
+                seconds[name].append(answer["seconds"])
+            else:
+                first[name] = answer["seconds"]
+    for side in sides.values():
+        side.close()
+    gains = [a / b for a, b in zip(seconds["raymrcnn"], seconds[COMPILED], strict=True)]
+    return {
+        "benchmark": "train_compile",
+        "what": "one step of R-50-FPN, float32, backbone through torch.compile",
+        "device": setup.device,
+        "images_per_step": len(images),
+        "short_side_px": setup.side_px,
+        "steps": steps,
+        "seconds_per_step": {name: round(statistics.median(of), 3) for name, of in seconds.items()},
+        "first_step_s": {name: round(value, 1) for name, value in first.items()},
+        "times_uncompiled": round(statistics.median(gains), 3),
+        **machine(),
+    }
+
+
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(
@@ -300,6 +335,7 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="one pair of steps at 320 pixels")
     parser.add_argument("--profile", action="store_true", help="where our step's time goes")
+    parser.add_argument("--compile", action="store_true", help="what torch.compile gains us")
     parser.add_argument("--peers", action="store_true", help="profile torchvision's step too")
     parser.add_argument("--device", choices=LOW, default="cpu")
     parser.add_argument("--batch", type=int, default=2, help="images a step")
@@ -325,6 +361,12 @@ def main() -> None:
             torch.set_num_threads(setup.threads)
             setup.images = images
             profile(setup)
+            return
+        if setup.compile:
+            result = measure_compiled(setup, images, steps)
+            print(json.dumps(result, indent=2))
+            out = setup.out or RESULTS.with_name(f"train_compile_{setup.device}.json")
+            out.write_text(json.dumps(result, indent=2) + "\n")
             return
         result = measure(setup, images, steps)
     result = {"benchmark": "train", "what": "one step of R-50-FPN", **result, **machine()}

@@ -48,6 +48,8 @@ PART_GLOB = "part-*.parquet"
 FAILED_GLOB = "failed-*.parquet"  # of a job that is not complete
 
 LOCK = ".lock"
+LEASE = "lease.json"  # the same behind a URI
+PROBE = ".probe"
 
 
 def step_name(step: int) -> str:

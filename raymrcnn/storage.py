@@ -2,17 +2,20 @@
 
 A name is a URI (`s3://bucket/folder?region=...`, `gs://`, `hdfs://`, `abfs://`, `file:///`), or a
 path of this machine. Object stores have no rename: a write is one upload, visible when it is whole.
-Nothing is cached here, and only `remove` deletes.
+Nothing is cached here; only `remove` and `remove_below` delete. What takes a `Place` does on a path
+of this machine what `rundir` does.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import os
 import posixpath
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import fs
@@ -22,6 +25,8 @@ from raymrcnn.errors import ConfigError, DataError, OutputError
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # one slash: `Path` takes the other away
 _CHUNK_BYTES = 1 << 20
+
+Place = Path | str  # a path of this machine, or a URI
 
 
 def is_uri(text: str | os.PathLike[str]) -> bool:
@@ -40,6 +45,35 @@ def join(uri: str, *names: str) -> str:
 def place(text: str | os.PathLike[str]) -> Path | str:
     """A URI as it is given, or the absolute path of what is on this machine."""
     return str(text) if is_uri(text) else Path(text).expanduser().absolute()
+
+
+def settled(text: str | os.PathLike[str]) -> Place:
+    """As `place`, but a URI of this machine's own files is the path that it means."""
+    found = place(text)
+    if isinstance(found, Path):
+        return found
+    system, path = open_uri(found)
+    base, mark, query = found.partition("?")
+    # A trailing slash names the same place, and would make another name of it.
+    return Path(path) if isinstance(system, fs.LocalFileSystem) else base.rstrip("/") + mark + query
+
+
+def below(where: Place, *names: str) -> Place:
+    """What lies below a place."""
+    return join(where, *names) if isinstance(where, str) else where.joinpath(*names)
+
+
+def name_of(where: Place) -> str:
+    """The last part of a place."""
+    return posixpath.basename(str(where).partition("?")[0].rstrip("/"))
+
+
+def cache_folder() -> Path:
+    """Where copies of what is behind URIs are kept on this machine."""
+    chosen = os.environ.get("RAYMRCNN_CACHE_DIR")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "raymrcnn"
 
 
 def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
@@ -156,6 +190,82 @@ def remove(uri: str) -> None:
         return
     except (pa.ArrowException, OSError) as error:
         raise _unwritable(uri, error) from None
+
+
+def remove_below(uri: str) -> None:
+    """Delete a folder with all that is in it; one that is not there is no error.
+
+    Raises:
+        OutputError: the storage refuses.
+    """
+    system, path = open_uri(uri)
+    try:
+        system.delete_dir(path)
+    except FileNotFoundError:
+        return
+    except (pa.ArrowException, OSError) as error:
+        raise _unwritable(uri, error) from None
+
+
+def prepare(where: Place) -> None:
+    """Prove that a folder can be written.
+
+    Raises:
+        OutputError: it cannot.
+    """
+    if isinstance(where, Path):
+        rundir.prepare_output(where)
+        return
+    probe = join(where, rundir.PROBE)
+    write(probe, b"raymrcnn")
+    remove(probe)
+
+
+def exists(where: Place) -> bool:
+    """Whether there is such a file; raises as `size`."""
+    return where.exists() if isinstance(where, Path) else size(where) is not None
+
+
+def version_of(where: Place) -> int:
+    """Changes when a file does; 0 where there is none. Raises as `size`."""
+    system, path = open_uri(str(where))
+    try:
+        info = system.get_file_info(path)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(str(where), error) from None
+    return int(info.mtime_ns) if info.type == fs.FileType.File else 0
+
+
+def read_text(where: Place) -> str:
+    """A text file; raises as `read`."""
+    return read(str(where)).decode("utf-8", errors="replace")
+
+
+def write_text(where: Place, text: str) -> None:
+    """Commit a text file; raises as `write`."""
+    if isinstance(where, Path):
+        rundir.write_text(where, text)
+    else:
+        write(where, text.encode("utf-8"))
+
+
+def read_json(where: Place) -> Any:
+    """A JSON file that raymrcnn wrote.
+
+    Raises:
+        DataError: missing, not JSON, or the storage does not answer.
+    """
+    if isinstance(where, Path):
+        return rundir.read_json(where)
+    try:
+        return json.loads(read(where))
+    except ValueError as error:
+        raise DataError(f"is not JSON ({error})", where=where) from None
+
+
+def write_json(where: Place, document: Any) -> None:
+    """Commit a JSON file, indented; raises as `write`."""
+    write_text(where, json.dumps(document, indent=2) + "\n")
 
 
 def files_below(uri: str) -> list[str]:

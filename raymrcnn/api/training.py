@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from raymrcnn.api.inference import InferResult, draw, infer
 from raymrcnn.config import Recipe
 from raymrcnn.device.accelerator import CPU, num_cards
 from raymrcnn.device.choice.on_ray import Cards, chosen_cards, require_known_batch
-from raymrcnn.errors import ConfigError, OutputError
+from raymrcnn.errors import ConfigError, DataError, OutputError
 from raymrcnn.recipes import recipe_named
 from raymrcnn.score.coco import Scores
 from raymrcnn.train.job import (
@@ -29,6 +30,7 @@ from raymrcnn.train.job import (
     write_run_json,
 )
 from raymrcnn.train.job import prepare as prepare_train
+from raymrcnn.train.lease import leased
 from raymrcnn.train.trackers import Trackers, require_trackers
 from raymrcnn.train.validation import Cancelled, Wanted, best_step, steps_due, validated
 from raymrcnn.weights.source import absolute_source
@@ -41,7 +43,7 @@ IMAGES_DRAWN = 8  # of a scored checkpoint
 class TrainResult:
     """How a training run stands."""
 
-    run_dir: Path
+    run_dir: storage.Place
     step: int  # updates done
     status: str  # "complete" or "interrupted"
     resumed_from: int  # updates done before this start
@@ -74,7 +76,7 @@ def train(
     Args:
         data: root of the data set.
         recipe: its name, a JSON file of one, or a recipe of your own.
-        out: the run folder.
+        out: the run folder, a path or a URI.
         workers: processes, one a card; 0: every card, and 1 on a CPU; or the fewest and the most:
             the run begins with those that there are, goes on with fewer where some are lost, and
             with more where some come.
@@ -104,7 +106,7 @@ def train(
         job = TrainJob(
             recipe=recipe_named(recipe) if isinstance(recipe, str) else recipe,
             data_root=storage.place(data),
-            run_dir=rundir.local_path(out, "--out"),
+            run_dir=storage.settled(out),
             accelerator=cards.accelerator.name,
             card_model=cards.model,
             workers=cards.workers if most is None else _most(cards, most, cluster),
@@ -143,10 +145,11 @@ def _train(
         on_start(job, prepared.start)
     if prepared.start >= last and not steps_due(job.run_dir, every, last):
         return _train_result(job, prepared.start, "complete", prepared.start)
-    with rundir.exclusive(job.run_dir):
+    with _alone(job.run_dir, on_news) as require_alone:
         trackers = Trackers(job.run_dir, prepared.start, track, job.recipe, on_news)
 
         def heard(item: dict[str, Any]) -> None:
+            require_alone()
             trackers.take(item)
             on_news(item)
 
@@ -160,7 +163,7 @@ def _train(
                 validate=partial(_validate, job),
             )
         except BaseException as error:
-            with contextlib.suppress(OutputError):  # what went wrong first matters
+            with contextlib.suppress(DataError, OutputError):  # what went wrong first matters
                 kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
                 write_run_json(prepared, kind)
             raise
@@ -169,6 +172,19 @@ def _train(
     status = "complete" if step >= last else "interrupted"
     write_run_json(prepared, status)
     return _train_result(job, step, status, prepared.start)
+
+
+@contextlib.contextmanager
+def _alone(
+    run: storage.Place, on_news: Callable[[dict[str, Any]], None]
+) -> Iterator[Callable[[], None]]:
+    """Keep other processes out of a run; yields what raises where one came nevertheless."""
+    if isinstance(run, str):
+        with leased(run, lambda text: on_news({"note": text})) as require:
+            yield require
+    else:
+        with rundir.exclusive(run):
+            yield lambda: None
 
 
 def _validate(job: TrainJob, wanted: Wanted) -> dict[str, Any]:
@@ -193,15 +209,36 @@ def _validate(job: TrainJob, wanted: Wanted) -> dict[str, Any]:
     try:
         result = labelled()
     except OutputError:  # it holds the results of a checkpoint that was trained again since
-        shutil.rmtree(wanted.predictions)
+        _remove(wanted.predictions)
         result = labelled()
-    draw(wanted.predictions, IMAGES_DRAWN)
+    _draw(wanted.predictions, IMAGES_DRAWN)
     scores = result.scores
     document: dict[str, Any] = (
         scores.to_json() if isinstance(scores, Scores) else dict(scores or {})
     )
     kept: dict[str, Any] = {kind: document[kind] for kind in ("bbox", "segm") if kind in document}
     return {**kept, "num_images": result.manifest["num_images"]}
+
+
+def _remove(predictions: storage.Place) -> None:
+    if isinstance(predictions, str):
+        storage.remove_below(predictions)
+    else:
+        shutil.rmtree(predictions)
+
+
+def _draw(predictions: storage.Place, count: int) -> None:
+    """Draw into a predictions folder; into one behind a URI by way of this machine's disk."""
+    if not isinstance(predictions, str):
+        draw(predictions, count)
+        return
+    with tempfile.TemporaryDirectory(prefix="raymrcnn-drawn-") as spool, rundir.disk_errors(spool):
+        for name in storage.names(predictions):
+            if name.endswith((".parquet", ".json")):
+                storage.download(storage.join(predictions, name), Path(spool, name))
+        draw(spool, count)
+        for path in Path(spool, rundir.OVERLAYS).iterdir():
+            storage.upload(path, storage.join(predictions, rundir.OVERLAYS, path.name))
 
 
 def _most(cards: Cards, asked: int, cluster: str | None) -> int:

@@ -13,11 +13,13 @@ from raymrcnn.cli.show import ProgressLine, print_json
 
 def report(
     folders: Annotated[
-        list[Path],
-        typer.Argument(metavar="RUN_OR_PREDICTIONS...", help="Run and predictions folders."),
+        list[str],
+        typer.Argument(
+            metavar="RUN_OR_PREDICTIONS...", help="Run and predictions folders: paths or URIs."
+        ),
     ],
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="FILE",
             help="The page. \\[default: report.html in the first folder; comparison.html there "
@@ -47,11 +49,13 @@ def report(
 
     Example: raymrcnn report runs/r101 predictions --out r101.html
     """
-    from raymrcnn.report.page import write_report
+    from raymrcnn.report.places import write_report_of
+    from raymrcnn.storage import settled
 
     line = ProgressLine(quiet=as_json)
-    page = write_report(
-        folders, out, data_root=data, split=split, resamples=resamples,
+    page = write_report_of(
+        [settled(folder) for folder in folders], None if out is None else settled(out),
+        data_root=data, split=split, resamples=resamples,
         progress=lambda what, done, of: line.show(f"{what}: {done}/{of}"),
     )  # fmt: skip
     line.close()

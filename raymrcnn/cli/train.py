@@ -57,9 +57,11 @@ def train(
     ] = "0",
     device: Device = "auto",
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            metavar="DIR", help="Run folder. \\[default: runs/RECIPE-DATA]", show_default=False
+            metavar="DIR",
+            help="Run folder, a path or a URI. \\[default: runs/RECIPE-DATA]",
+            show_default=False,
         ),
     ] = None,
     weights: Annotated[
@@ -85,6 +87,15 @@ def train(
             metavar="STEPS",
             help="Score the checkpoints of every so many steps, and the last, on the validation "
             "split: beside training where something is free. `best` names the best by mask AP.",
+            show_default=False,
+        ),
+    ] = None,
+    keep: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Newest checkpoints that stay, besides the best. \\[default: the recipe's, 3]",
             show_default=False,
         ),
     ] = None,
@@ -121,12 +132,15 @@ def train(
 
     Example: raymrcnn train --data coco --recipe r101_fpn_1x --workers 8 --out runs/r101
     """
+    from raymrcnn import storage
+
     progress = ProgressLine(quiet=as_json)
-    scoring = [] if validate_every is None else [f"validate.every={validate_every}"]
+    chosen = [] if validate_every is None else [f"validate.every={validate_every}"]
+    chosen += [] if keep is None else [f"checkpoint.keep={keep}"]
     with stop_on_signals(progress) as stop:
         result = run(
             progress, stop.event, data=data, recipe=recipe,
-            assignments=[*(assignments or []), *scoring], track=track or [],
+            assignments=[*(assignments or []), *chosen], track=track or [],
             out=out or default_out(recipe, data), workers=_range(workers), device=device,
             weights=weights, allow_partial=allow_partial, resume=resume, cluster=cluster,
             accelerator=accelerator, force=force, max_failures=max_failures,
@@ -140,7 +154,7 @@ def train(
         typer.echo(f"trained {result.step} steps: {result.run_dir}")
         if result.best_step is not None:
             typer.echo(f"best: step {result.best_step}, mask AP {result.scores['segm']['AP']:.3f}: "
-                       f"{result.run_dir / rundir.BEST}")  # fmt: skip
+                       f"{storage.below(result.run_dir, rundir.BEST)}")  # fmt: skip
     else:
         typer.echo(f"saved step {result.step} in {result.run_dir}; the same command goes on")
     if result.status != "complete":

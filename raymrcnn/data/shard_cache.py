@@ -32,11 +32,8 @@ _ASK_AGAIN_S = 60.0
 
 def folder() -> Path:
     """Where shards are kept on this node."""
-    chosen = os.environ.get("RAYMRCNN_CACHE_DIR")
-    if chosen:
-        return Path(chosen).expanduser().absolute()
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser() / "raymrcnn" / "shards"
+    home = storage.cache_folder()
+    return home if os.environ.get("RAYMRCNN_CACHE_DIR") else home / "shards"
 
 
 def limit_bytes() -> int:

@@ -82,6 +82,10 @@ class Board:
         """Of the group at work; 0 before the first."""
         return self._workers
 
+    def beats(self) -> list[Beat]:
+        """The last of each worker of the group."""
+        return [heard.beat for heard in self._heard.values()]
+
     def read(self) -> tuple[list[dict[str, Any]], RaymrcnnError | None, int | None]:
         news, self._news = self._news, []
         return news, self._fatal, self._done

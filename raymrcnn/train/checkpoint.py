@@ -1,7 +1,8 @@
 """Checkpoints: folders that appear whole, are verified when read, and are pruned in order.
 
 A checkpoint holds the model as safetensors and the optimizer's state, with the size and SHA-256
-of both in `checkpoint.json`. `last` names the newest. What Ray keeps of a run is never read.
+of both in `checkpoint.json`. `last` names the newest. What Ray keeps of a run is never read. Behind
+a URI, `remote` does what a rename does on a disk.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from raymrcnn import rundir
+from raymrcnn import rundir, storage
 from raymrcnn.errors import RaymrcnnError, WeightError
+from raymrcnn.storage import Place
 from raymrcnn.structures import ModelInfo
+from raymrcnn.train import remote
+from raymrcnn.weights import copies
 from raymrcnn.weights.records import info_to_json
 
 FORMAT = 1
@@ -35,20 +39,39 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    run: Path,
+    run: Place,
     step: int,
     model: Mapping[str, Tensor],
     optimizer: Mapping[str, Any],
     info: ModelInfo,
     keep: int,
     also: Collection[int] = (),
-) -> Path:
+    before: Callable[[], None] = lambda: None,
+) -> None:
     """Commit a checkpoint, point `last` at it, and delete all but the newest `keep` and `also`.
 
+    `before` is called before it counts: with what else must be there then.
+
     Raises:
-        OutputError: the disk refuses; the checkpoints before are as they were.
+        OutputError: the disk or the storage refuses; the checkpoints before are as they were.
     """
-    folder = run / rundir.CHECKPOINTS
+    path = _write_folder(copies.home_of(run), step, model, optimizer, info)
+    before()
+    if isinstance(run, str):
+        remote.publish(run, path)
+        copies.forget(run)
+    storage.write_text(storage.below(run, rundir.LAST), f"{rundir.CHECKPOINTS}/{path.name}\n")
+    prune(run, keep, also)
+
+
+def _write_folder(
+    home: Path,
+    step: int,
+    model: Mapping[str, Tensor],
+    optimizer: Mapping[str, Any],
+    info: ModelInfo,
+) -> Path:
+    folder = home / rundir.CHECKPOINTS
     with rundir.disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for orphan in folder.glob(f"{rundir.TMP_PREFIX}*"):  # of a process that was killed
@@ -63,40 +86,47 @@ def save_checkpoint(
         rundir.write_json(tmp / rundir.CHECKPOINT_JSON, _manifest(step, info, files))
 
     rundir.write_folder_atomic(path, write)
-    rundir.write_text(run / rundir.LAST, f"{rundir.CHECKPOINTS}/{path.name}\n")
-    prune(run, keep, also)
     return path
 
 
-def prune(run: Path, keep: int, also: Collection[int] = ()) -> None:
+def prune(run: Place, keep: int, also: Collection[int] = ()) -> None:
     """Delete all checkpoints but the newest `keep` and those of the steps `also`."""
-    for old in set(committed_steps(run)[:-keep]).difference(also):
-        shutil.rmtree(run / rundir.CHECKPOINTS / rundir.step_name(old), ignore_errors=True)
+    for old in sorted(set(committed_steps(run)[:-keep]).difference(also)):
+        if isinstance(run, str):
+            remote.remove(run, old)
+        else:
+            shutil.rmtree(run / rundir.CHECKPOINTS / rundir.step_name(old), ignore_errors=True)
 
 
-def committed_steps(run: Path) -> list[int]:
+def committed_steps(run: Place) -> list[int]:
     """Steps of the committed checkpoints, oldest first."""
+    if isinstance(run, str):
+        return remote.committed_steps(run)
     found = (run / rundir.CHECKPOINTS).glob(f"step-*/{rundir.CHECKPOINT_JSON}")
     return sorted(int(path.parent.name.removeprefix("step-")) for path in found)
 
 
-def load_newest(run: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+def load_newest(run: Place, warn: Callable[[str], None]) -> Checkpoint | None:
     """The newest checkpoint that is whole; a damaged one is skipped with a warning.
 
     Raises:
         WeightError: there are checkpoints, and every one is damaged.
+        DataError: a storage does not answer.
     """
     steps = committed_steps(run)
     for step in reversed(steps):
-        path = run / rundir.CHECKPOINTS / rundir.step_name(step)
         try:
-            return load_checkpoint(path)
+            if isinstance(run, str):
+                return _read(remote.brought(run, step))
+            return load_checkpoint(run / rundir.CHECKPOINTS / rundir.step_name(step))
         except RaymrcnnError as error:
+            if isinstance(run, str) and not isinstance(error, WeightError):
+                raise  # it may be whole: the storage did not answer, or the disk here is full
             warn(f"{error}; going back to the checkpoint before")
     if steps:
         raise WeightError(
             f"all {len(steps)} checkpoints are damaged",
-            where=str(run / rundir.CHECKPOINTS),
+            where=str(storage.below(run, rundir.CHECKPOINTS)),
             todo="restore one from a backup, or train into another --out",
         )
     return None
@@ -112,6 +142,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
     for name, sealed in manifest["files"].items():
         if not (path / name).is_file() or _seal(path / name) != sealed:
             raise WeightError(f"{name} is damaged", where=str(path))
+    return _read(path)
+
+
+def _read(path: Path) -> Checkpoint:
     state = torch.load(path / rundir.STATE_FILE, map_location="cpu", weights_only=True)
     return Checkpoint(
         step=state["step"],

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import datetime
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from raymrcnn import rundir
+from raymrcnn import rundir, storage
 from raymrcnn.config import Recipe, recipe_from_json
 from raymrcnn.data.coco import CocoIndex
 from raymrcnn.data.dataset import TrainDataset
@@ -19,6 +18,7 @@ from raymrcnn.device.host import hardware, versions
 from raymrcnn.errors import ConfigError, DataError, OutputError, WeightError
 from raymrcnn.model.conventions import CONVENTIONS
 from raymrcnn.model.maskrcnn import MaskRCNN, build_mask_rcnn, trainable_summary
+from raymrcnn.storage import Place
 from raymrcnn.structures import ModelInfo
 from raymrcnn.train.checkpoint import committed_steps, load_newest
 from raymrcnn.train.validation import validated
@@ -55,8 +55,8 @@ class TrainJob:
     """One training run as the user asked for it."""
 
     recipe: Recipe
-    data_root: Path | str  # a path, or a URI of a sharded data set
-    run_dir: Path
+    data_root: Place  # a URI of a sharded data set only
+    run_dir: Place
     accelerator: str = "cpu"
     card_model: str | None = None  # only cards of this model; None: any
     workers: int = 1  # the most, where it may be fewer
@@ -118,7 +118,7 @@ def prepare(job: TrainJob, resume: Resume = "auto") -> PreparedJob:
     with torch.device("meta"):  # only to see what learns, and whether the weights fit
         model = fresh_model(recipe, len(index.categories))
         initial = None if steps else initialise(model, job)
-    rundir.prepare_output(job.run_dir)
+    storage.prepare(job.run_dir)
     info = ModelInfo(
         model=recipe.to_json()["model"],
         categories=tuple(index.categories),
@@ -182,8 +182,8 @@ def fresh_model(recipe: Recipe, num_classes: int) -> MaskRCNN:
 
 def write_run_json(prepared: PreparedJob, status: str) -> None:
     """Commit what the run is and how it stands; keeps the time of its first start."""
-    path = prepared.job.run_dir / rundir.RUN_JSON
-    before = rundir.read_json(path) if path.exists() else {}
+    path = storage.below(prepared.job.run_dir, rundir.RUN_JSON)
+    before = storage.read_json(path) if storage.exists(path) else {}
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     job, index = prepared.job, prepared.dataset.index
     document = {
@@ -211,7 +211,7 @@ def write_run_json(prepared: PreparedJob, status: str) -> None:
         "updated": now,
         "status": status,
     }
-    rundir.write_json(path, document)
+    storage.write_json(path, document)
 
 
 def _require_validation(job: TrainJob, index: CocoIndex) -> None:
@@ -238,8 +238,8 @@ def _earlier_steps(job: TrainJob, index: CocoIndex, resume: Resume) -> list[int]
     Raises:
         ConfigError, DataError, OutputError: see `prepare`.
     """
-    path = job.run_dir / rundir.RUN_JSON
-    if not path.exists():
+    path = storage.below(job.run_dir, rundir.RUN_JSON)
+    if not storage.exists(path):
         if resume == "must":
             raise ConfigError(
                 "there is no run to go on with", where=str(job.run_dir), todo="drop --resume must"
@@ -249,7 +249,7 @@ def _earlier_steps(job: TrainJob, index: CocoIndex, resume: Resume) -> list[int]
         raise OutputError(
             "there is a run already", where=str(job.run_dir), todo="choose another --out"
         )
-    document = rundir.read_json(path)
+    document = storage.read_json(path)
     try:
         recipe, fingerprint = document["recipe"], document["data"]["fingerprint"]
     except (LookupError, TypeError):

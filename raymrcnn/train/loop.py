@@ -22,6 +22,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from raymrcnn.data.loader import TrainBatch
 from raymrcnn.device.numerics import autocast, found_inf
+from raymrcnn.device.stopwatch import Stopwatch
 from raymrcnn.errors import RunError
 from raymrcnn.model.losses import LOSSES, divided
 from raymrcnn.model.maskrcnn import MaskRCNN
@@ -85,6 +86,7 @@ def training_steps(
     stop: int,
     device: torch.device,
     options: StepOptions = _DEFAULTS,
+    watch: Stopwatch | None = None,
 ) -> Iterator[Step]:
     """Train from step `start` (updates done) to `stop`, yielding after each update.
 
@@ -99,13 +101,16 @@ def training_steps(
         stop: updates done at the end.
         device: of the model.
         options: how a step is computed.
+        watch: times each step up to the first exchange with other ranks, after which none is alone.
 
     Raises:
         NonFiniteLossError: with the step and the image ids.
     """
+    watch = watch or Stopwatch(torch.device("cpu"))
     unchecked: list[tuple[int, tuple[int, ...], Tensor]] = []
     for step in range(start, stop):
         began = time.perf_counter()
+        watch.start()
         batch = next(batches)
         data_wait_s = time.perf_counter() - began
         assert batch.step == step, f"batch of step {batch.step} in step {step}"
@@ -113,7 +118,7 @@ def training_steps(
         rate = lr_at(step)
         set_learning_rate(state.optimizer, rate)
         model.zero_grad(set_to_none=True)
-        losses = _backward(model, batch, state.scaler, options, device)
+        losses = _backward(model, batch, state.scaler, options, device, watch)
         unchecked.append((step, batch.batch_ids, losses.sum()))
         if not options.skip_bad and ((step + 1) % options.check_every == 0 or step + 1 == stop):
             _require_finite(unchecked)
@@ -208,6 +213,7 @@ def _backward(
     scaler: GradScaler,
     options: StepOptions,
     device: torch.device,
+    watch: Stopwatch,
 ) -> Tensor:
     """Leave the gradient of the global batch in the parameters; returns its losses [5]."""
     accumulate, dtype = options.accumulate, options.dtype
@@ -224,6 +230,7 @@ def _backward(
                 network.sample_counts(piece.images, piece.targets, piece.plan)
                 for piece in _pieces(batch, accumulate, device)
             ]
+        watch.stop()
         (counts,) = _over_ranks(num_ranks, torch.stack(counted).sum(0))
     sums: list[Tensor] = []
     for k, piece in enumerate(_pieces(batch, accumulate, device), 1):
@@ -233,6 +240,7 @@ def _backward(
                 found = model(piece.images, piece.targets, piece.plan)
             sums.append(found.sums.detach())
             if counts is None:
+                watch.stop()
                 total, counts = _over_ranks(num_ranks, sums[0], found.counts)
                 sums = [total]
             # The mean over ranks, which DistributedDataParallel takes, is to be the sum.

@@ -1,20 +1,26 @@
 """What a run writes about itself: `metrics.jsonl`, one record a logged step.
 
-A resumed run first drops the records of steps that it will do again, so no step stands twice.
+A resumed run first drops the records of steps that it will do again, so no step stands twice. Of a
+run behind a URI the file grows on this machine, and is uploaded now and then and before each
+checkpoint.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TextIO
 
-from raymrcnn import rundir
+from raymrcnn import rundir, storage
+from raymrcnn.errors import RaymrcnnError
+from raymrcnn.storage import Place
+from raymrcnn.train.remote import Published
 from raymrcnn.train.validation import validated
+from raymrcnn.weights import copies
 
 
 @dataclass
@@ -55,14 +61,17 @@ class MetricsWriter:
         start: updates done before; records of later steps are dropped.
     """
 
-    def __init__(self, run: Path, start: int) -> None:
-        self._run = run
+    def __init__(self, run: Place, start: int) -> None:
+        self._run, self._here = run, copies.home_of(run)
         self._mark = {"resumed_from": start} if start else {}
         kept = [r for r in read_metrics(run) if r["step"] <= start]
         self.seconds_before = float(kept[-1]["seconds"]) if kept else 0.0
-        self._joined = _version(run)
-        _write(run, _with_scores(kept, run))
+        self._joined = 0 if isinstance(run, str) else _version(run)
+        if isinstance(run, str):
+            rundir.prepare_output(self._here)
+        _write(self._here, _with_scores(kept, run))
         self._file = self._open()
+        self._published = Published(self._upload) if isinstance(run, str) else None
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one record, in full, at once."""
@@ -71,25 +80,40 @@ class MetricsWriter:
         with rundir.disk_errors(self._file.name):
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
-        if _version(self._run) != self._joined:
+        if self._published is None and _version(self._run) != self._joined:
             self._joined = _version(self._run)
             self._file.close()
             join_scores(self._run)
             self._file = self._open()
 
+    def publish(self) -> None:
+        """Have all that was written where the run is.
+
+        Raises:
+            RaymrcnnError: the storage refuses.
+        """
+        if self._published is not None:
+            self._published.now()
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+        if self._published is not None:
+            with contextlib.suppress(RaymrcnnError):  # what checkpoints need is there already
+                self._published.close()
+
+    def _upload(self) -> None:
+        _write(self._run, _with_scores(read_metrics(self._here), self._run))
 
     def _open(self) -> TextIO:
-        path = self._run / rundir.METRICS
+        path = self._here / rundir.METRICS
         with rundir.disk_errors(path):
             return path.open("a", encoding="utf-8")
 
 
-def join_scores(run: Path) -> None:
+def join_scores(run: Place) -> None:
     """Put the scores of checkpoints into the records of their steps; where no worker writes."""
-    if (run / rundir.VALIDATION_JSON).exists():
+    if storage.exists(storage.below(run, rundir.VALIDATION_JSON)):
         _write(run, _with_scores(read_metrics(run), run))
 
 
@@ -103,13 +127,13 @@ def scores_record(record: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def read_metrics(run: Path) -> list[dict[str, Any]]:
+def read_metrics(run: Place) -> list[dict[str, Any]]:
     """The records of a run folder; a last line cut short by a kill is left out."""
-    path = run / rundir.METRICS
-    if not path.exists():
+    path = storage.below(run, rundir.METRICS)
+    if not storage.exists(path):
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in storage.read_text(path).splitlines():
         try:
             records.append(json.loads(line))
         except ValueError:
@@ -117,18 +141,16 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _with_scores(records: list[dict[str, Any]], run: Path) -> list[dict[str, Any]]:
+def _with_scores(records: list[dict[str, Any]], run: Place) -> list[dict[str, Any]]:
     scored = validated(run)
     return [{**r, **scores_record(scored.get(r["step"], {}))} for r in records]
 
 
-def _write(run: Path, records: list[dict[str, Any]]) -> None:
-    rundir.write_text(run / rundir.METRICS, "".join(json.dumps(r) + "\n" for r in records))
+def _write(run: Place, records: list[dict[str, Any]]) -> None:
+    text = "".join(json.dumps(r) + "\n" for r in records)
+    storage.write_text(storage.below(run, rundir.METRICS), text)
 
 
-def _version(run: Path) -> int:
+def _version(run: Place) -> int:
     """Changes when validation.json does."""
-    try:
-        return (run / rundir.VALIDATION_JSON).stat().st_mtime_ns
-    except FileNotFoundError:
-        return 0
+    return storage.version_of(storage.below(run, rundir.VALIDATION_JSON))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import threading
@@ -23,12 +22,12 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raymrcnn.device.accelerator import CPU, ROWS, Accelerator
+from raymrcnn import storage
+from raymrcnn.device.accelerator import ROWS
 from raymrcnn.device.choice.on_ray import label_selector
 from raymrcnn.device.on_ray import (
     CardError,
     card_errors,
-    num_workers_possible,
     quiet_loggers,
     ray_session,
     told_error,
@@ -36,11 +35,12 @@ from raymrcnn.device.on_ray import (
     worker_device,
     worker_resources,
 )
-from raymrcnn.errors import RaymrcnnError, RunError
+from raymrcnn.errors import OutputError, RaymrcnnError, RunError
 from raymrcnn.train.board import BEAT_S, Beat, Board
 from raymrcnn.train.checkpoint import prune
 from raymrcnn.train.job import Failures, PreparedJob
 from raymrcnn.train.metrics import join_scores
+from raymrcnn.train.nodes.on_ray import Notices, free_actors, num_actors, room
 from raymrcnn.train.validation import Validate, Validation, to_keep
 from raymrcnn.train.worker import Channel, train_worker
 
@@ -49,7 +49,7 @@ WATCH_S = 2.0  # between looks for what hangs
 GROW_LOOK_S = 10.0  # between looks for room
 VALIDATION_LOOK_S = 1.0  # between looks for checkpoints to score
 NEVER_S = 1e9
-RAY_FOLDER = ".ray"
+RAY_FOLDER = ".ray"  # Ray's own, of one start: never read
 
 
 def run_training(
@@ -81,6 +81,7 @@ def run_training(
     last, every = job.recipe.optim.max_iter, job.recipe.validate.every
     fewest = job.min_workers or job.workers
     accelerator = ROWS[job.accelerator]
+    left: set[str] = set()
     # Ray is started here for the most, and joined wherever the fewest fit.
     number = fewest if ray.is_initialized() else job.workers
     with ray_session(cluster, accelerator, number, spare=1 if every else 0):
@@ -89,7 +90,7 @@ def run_training(
         )
         try:
             while done < last and not stop.is_set():
-                start = _Start(prepared, failures, tried, validation)
+                start = _Start(prepared, failures, tried, validation, left)
                 done, tried = start.run(on_news, stop), start.grown_to
                 # What had no room beside training has it now.
                 validation.run_due(num_actors(accelerator), stop.is_set)
@@ -110,12 +111,19 @@ class _Start:
         failures: what it lives through.
         tried: workers that there was room for at the last start; for as many it is not tried again.
         validation: of its checkpoints.
+        left: ids of nodes that are to go and were left; is added to.
     """
 
     def __init__(
-        self, prepared: PreparedJob, failures: Failures, tried: int, validation: Validation
+        self,
+        prepared: PreparedJob,
+        failures: Failures,
+        tried: int,
+        validation: Validation,
+        left: set[str],
     ) -> None:
         self._job, self._failures, self._validation = prepared.job, failures, validation
+        self._left, self._notices = left, Notices()
         self.grown_to, self._next_look, self._next_validation = tried, 0.0, 0.0
         accelerator = ROWS[self._job.accelerator]
         self._resources = worker_resources(accelerator)
@@ -138,7 +146,7 @@ class _Start:
             ),
             run_config=RunConfig(
                 name=f"start-{uuid.uuid4().hex[:12]}",
-                storage_path=str(self._job.run_dir / RAY_FOLDER),
+                **_ray_storage(storage.below(self._job.run_dir, RAY_FOLDER)),
                 failure_config=FailureConfig(max_failures=failures.most),
             ),
         )
@@ -157,7 +165,9 @@ class _Start:
                 todo="run the same command again, on one that lives, to go on",
             ) from error
         finally:
-            shutil.rmtree(self._job.run_dir / RAY_FOLDER, ignore_errors=True)
+            self._notices.close()
+            with contextlib.suppress(OutputError):
+                storage.remove_below(str(storage.below(self._job.run_dir, RAY_FOLDER)))
 
     def _follow(self, on_news: Callable[[dict[str, Any]], None], stop: threading.Event) -> int:
         errors: list[BaseException] = []
@@ -182,7 +192,10 @@ class _Start:
             if not alive:
                 break
             if not asked and (
-                stop.is_set() or self._could_grow(on_news) or self._must_wait(on_news)
+                stop.is_set()
+                or self._must_leave(on_news, stop)
+                or self._could_grow(on_news)
+                or self._must_wait(on_news)
             ):
                 asked = True
                 ray.get(self._board.stop.remote())
@@ -211,27 +224,49 @@ class _Start:
             return False
         self._next_look = time.monotonic() + GROW_LOOK_S
         working: int = ray.get(self._board.workers.remote())
-        room = min(_room(self._resources, self._labels), self._job.workers)
+        number = min(room(self._resources, self._labels, self._notices.now()), self._job.workers)
         # Where some are lost, others may come again.
-        self.grown_to = min(self.grown_to, room)
-        if not 0 < working < room or room <= self.grown_to:
+        self.grown_to = min(self.grown_to, number)
+        if not 0 < working < number or number <= self.grown_to:
             return False
-        self.grown_to = room
-        on_news({"note": f"room for {room} workers, not {working} alone: saved, to go on with all"})
+        self.grown_to = number
+        on_news(
+            {"note": f"room for {number} workers, not {working} alone: saved, to go on with all"}
+        )
         return True
+
+    def _must_leave(self, on_news: Callable[[dict[str, Any]], None], stop: threading.Event) -> bool:
+        """Whether a node that workers are on is to go; where it is the driver's, the run stops."""
+        leaving = self._notices.now()
+        new = leaving.keys() - self._left
+        if not new:
+            return False
+        beats: list[Beat] = ray.get(self._board.beats.remote())
+        hosts = {beat.node: beat.host for beat in beats if beat.node in new}
+        for node, host in hosts.items():
+            left_s = leaving[node]
+            when = "" if left_s is None else f" in {max(left_s, 0):.0f} s"
+            on_news({"note": f"{host} is to go{when}: saved, to go on elsewhere"})
+        here = ray.get_runtime_context().get_node_id()
+        if here in new:
+            on_news({"note": "the machine of this command is to go: saved; run it again elsewhere"})
+            stop.set()
+        self._left |= hosts.keys() | ({here} & new)
+        return bool(hosts)
 
     def _must_wait(self, on_news: Callable[[dict[str, Any]], None]) -> bool:
         """Have what is due scored beside training; True where nothing is free for that."""
         if time.monotonic() < self._next_validation:
             return False
-        self._next_validation = time.monotonic() + VALIDATION_LOOK_S
+        afar = isinstance(self._job.run_dir, str)  # each look is some requests
+        self._next_validation = time.monotonic() + VALIDATION_LOOK_S * (10 if afar else 1)
         self._validation.look()
         if self._validation.busy:
             return False
         due = self._validation.due()
         if not due or due[0] == self._job.recipe.optim.max_iter:  # which training is done with
             return False
-        free = _free_actors(ROWS[self._job.accelerator], self._job.workers)
+        free = free_actors(ROWS[self._job.accelerator], self._job.workers)
         if free:
             self._validation.begin(due[0], free)
             return False
@@ -239,36 +274,12 @@ class _Start:
         return True
 
 
-def num_actors(accelerator: Accelerator) -> int:
-    """One a card of the cluster, and on CPUs one a machine."""
-    possible = num_workers_possible(accelerator)
-    return min(possible, _num_nodes()) if accelerator is CPU else possible
-
-
-def _free_actors(accelerator: Accelerator, training: int) -> int:
-    """How many actors there is room for beside so many workers, also while these start again."""
-    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
-    cores = int(free.get("CPU", 0)) - 1  # which Ray Data's own tasks take
-    if accelerator is CPU:
-        beside = num_workers_possible(accelerator) - training - 1
-        return max(0, min(cores, beside, _num_nodes()))
-    beside = num_workers_possible(accelerator) - training
-    return max(0, min(int(free.get(accelerator.ray_resource, 0)), beside, cores))
-
-
-def _num_nodes() -> int:
-    return sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
-
-
-def _room(resources: dict[str, float], labels: dict[str, str] | None) -> int:
-    """How many workers the nodes of the cluster with these labels could hold."""
-    wanted = (labels or {}).items()
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return sum(
-        min(int(node["Resources"].get(name, 0.0) // each) for name, each in resources.items())
-        for node in nodes
-        if node["Alive"] and wanted <= node["Labels"].items()
-    )
+def _ray_storage(folder: storage.Place) -> dict[str, Any]:
+    """Where Ray Train writes what it must write."""
+    if not isinstance(folder, str):
+        return {"storage_path": str(folder)}
+    system, path = storage.open_uri(folder)
+    return {"storage_path": path, "storage_filesystem": system}
 
 
 @ray.remote(num_cpus=0, max_retries=0)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from raymrcnn.storage import Place
 from raymrcnn.structures import ModelInfo
 from raymrcnn.train.checkpoint import save_checkpoint
 
@@ -27,16 +27,19 @@ class Saver:
         info: of the model, for each checkpoint.
         keep: checkpoints that stay.
         also: tells the steps of others that stay.
+        before: brings what else must be there before a checkpoint counts.
     """
 
     def __init__(
         self,
-        run: Path,
+        run: Place,
         info: ModelInfo,
         keep: int,
         also: Callable[[], Collection[int]] = lambda: (),
+        before: Callable[[], None] = lambda: None,
     ) -> None:
         self._run, self._info, self._keep, self._also = run, info, keep, also
+        self._before = before
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._waited_s = 0.0
@@ -79,7 +82,9 @@ class Saver:
     def _write(self, step: int, weights: dict[str, Tensor], rest: dict[str, Any]) -> None:
         try:
             also = self._also()
-            save_checkpoint(self._run, step, weights, rest, self._info, self._keep, also)
+            save_checkpoint(
+                self._run, step, weights, rest, self._info, self._keep, also, self._before
+            )
         except BaseException as error:  # raised again in the thread that trains
             self._error = error
 

@@ -1,15 +1,18 @@
 """Where people watch runs: TensorBoard always, MLflow and Weights & Biases where asked.
 
 The driver feeds them with what it hears: it has the user's settings, and workers may be anywhere. A
-service that fails is named once and left; training goes on.
+service that fails is named once and left; training goes on. Event files of a run behind a URI grow
+on this machine and are uploaded now and then.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import os
 import re
+import tempfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -19,11 +22,14 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from raymrcnn import rundir
+from raymrcnn import rundir, storage
 from raymrcnn.config import Recipe
-from raymrcnn.errors import ConfigError
+from raymrcnn.errors import ConfigError, RaymrcnnError
+from raymrcnn.storage import Place
 from raymrcnn.train.job import flat_fields
 from raymrcnn.train.metrics import scores_record
+from raymrcnn.train.remote import Published
+from raymrcnn.weights import copies
 
 PROJECT = "raymrcnn"
 TRACKING_JSON = "tracking.json"  # in the run folder: the services' own names of the run
@@ -74,13 +80,14 @@ class Trackers:
 
     def __init__(
         self,
-        run: Path,
+        run: Place,
         start: int,
         names: Sequence[str],
         recipe: Recipe,
         on_news: Callable[[dict[str, Any]], None],
     ) -> None:
         self._run, self._on_news = run, on_news
+        rundir.prepare_output(copies.home_of(run))
         self._open: dict[str, Tracker] = {}
         events = partial(TensorBoard, run, start)
         self._guarded("tensorboard", partial(self._add, "tensorboard", events))
@@ -94,19 +101,34 @@ class Trackers:
         step = int(item["step"])
         if "validation" in item:
             values = scores_record(item["validation"])
-            folder = self._run / rundir.VALIDATION / rundir.step_name(step) / rundir.OVERLAYS
-            pictures = sorted(folder.glob("*.jpg"))
+            self._log(step, values)
+            with tempfile.TemporaryDirectory() as spool:
+                for path in self._pictures(step, Path(spool)):
+                    for name, tracker in list(self._open.items()):
+                        self._guarded(name, partial(tracker.image, step, f"val/{path.stem}", path))
         else:
             values = {
                 f"train/{name}": float(value)
                 for name, value in item.items()
                 if name != "step" and isinstance(value, (int, float))
             }
-            pictures = []
+            self._log(step, values)
+
+    def _log(self, step: int, values: Mapping[str, float]) -> None:
         for name, tracker in list(self._open.items()):
             self._guarded(name, partial(tracker.log, step, values))
-            for path in pictures:
-                self._guarded(name, partial(tracker.image, step, f"val/{path.stem}", path))
+
+    def _pictures(self, step: int, spool: Path) -> list[Path]:
+        """The images that were drawn of a scored checkpoint; none where they cannot be read."""
+        folder = storage.below(
+            self._run, rundir.VALIDATION, rundir.step_name(step), rundir.OVERLAYS
+        )
+        if isinstance(folder, str):
+            with contextlib.suppress(RaymrcnnError):
+                for name in storage.names(folder):
+                    storage.download(storage.join(folder, name), spool / name)
+            folder = spool
+        return sorted(folder.glob("*.jpg"))
 
     def close(self) -> None:
         """Close all."""
@@ -134,10 +156,14 @@ class TensorBoard:
         start: updates done before; events of later steps are hidden.
     """
 
-    def __init__(self, run: Path, start: int) -> None:
+    def __init__(self, run: Place, start: int) -> None:
         logging.getLogger("tensorboardX").setLevel(logging.ERROR)
-        self._folder, self._latest = str(run / rundir.TENSORBOARD), start
+        folder = copies.home_of(run) / rundir.TENSORBOARD
+        self._folder, self._latest = str(folder), start
+        self._there = storage.below(run, rundir.TENSORBOARD)
+        self._uploaded = {path.name: path.stat().st_size for path in folder.glob("events.*")}
         self._events = self._writer(start)
+        self._published = Published(self._upload) if isinstance(run, str) else None
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """See `Tracker`."""
@@ -157,6 +183,15 @@ class TensorBoard:
     def close(self) -> None:
         """See `Tracker`."""
         self._events.close()
+        if self._published is not None:
+            self._published.close()
+
+    def _upload(self) -> None:
+        for path in Path(self._folder).glob("events.*"):
+            size = path.stat().st_size
+            if self._uploaded.get(path.name) != size:
+                storage.upload(path, str(storage.below(self._there, path.name)))
+                self._uploaded[path.name] = size
 
     def _writer(self, start: int) -> Any:
         from tensorboardX import SummaryWriter  # comes with ray[train]; slow to import
@@ -175,7 +210,7 @@ class MLflow:
         recipe: logged as parameters.
     """
 
-    def __init__(self, run: Path, recipe: Recipe) -> None:
+    def __init__(self, run: Place, recipe: Recipe) -> None:
         import mlflow
 
         logging.getLogger("mlflow").setLevel(logging.ERROR)
@@ -185,7 +220,9 @@ class MLflow:
             name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
             found = self._client.get_experiment_by_name(name)
             experiment = found.experiment_id if found else self._client.create_experiment(name)
-            known = str(self._client.create_run(experiment, run_name=run.name).info.run_id)
+            known = str(
+                self._client.create_run(experiment, run_name=storage.name_of(run)).info.run_id
+            )
             _remember(run, "mlflow", known)
             for key, value in flat_fields(recipe).items():
                 self._client.log_param(known, key, value)
@@ -214,7 +251,7 @@ class WandB:
         recipe: logged as the configuration.
     """
 
-    def __init__(self, run: Path, recipe: Recipe) -> None:
+    def __init__(self, run: Place, recipe: Recipe) -> None:
         import wandb
 
         self._wandb = wandb
@@ -222,10 +259,10 @@ class WandB:
         _remember(run, "wandb", name)
         self._run = wandb.init(
             id=name,
-            name=run.name,
+            name=storage.name_of(run),
             resume="allow",
             project=os.environ.get("WANDB_PROJECT", PROJECT),
-            dir=str(run),
+            dir=str(copies.home_of(run)),
             config=flat_fields(recipe),
             settings=wandb.Settings(silent=True, console="off"),
         )
@@ -246,19 +283,19 @@ class WandB:
         self._run.finish()
 
 
-_SERVICES: dict[str, Callable[[Path, Recipe], Tracker]] = {
+_SERVICES: dict[str, Callable[[Place, Recipe], Tracker]] = {
     "mlflow": MLflow,
     "wandb": WandB,
 }
 
 
-def _known(run: Path, name: str) -> str | None:
-    path = run / TRACKING_JSON
-    found = rundir.read_json(path).get(name) if path.exists() else None
+def _known(run: Place, name: str) -> str | None:
+    path = storage.below(run, TRACKING_JSON)
+    found = storage.read_json(path).get(name) if storage.exists(path) else None
     return None if found is None else str(found)
 
 
-def _remember(run: Path, name: str, value: str) -> None:
-    path = run / TRACKING_JSON
-    before = rundir.read_json(path) if path.exists() else {}
-    rundir.write_json(path, {**before, name: value})
+def _remember(run: Place, name: str, value: str) -> None:
+    path = storage.below(run, TRACKING_JSON)
+    before = storage.read_json(path) if storage.exists(path) else {}
+    storage.write_json(path, {**before, name: value})

@@ -8,16 +8,15 @@ handed in from above: this module knows neither inference nor Ray.
 from __future__ import annotations
 
 import contextlib
-import shutil
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from raymrcnn import rundir
+from raymrcnn import rundir, storage
 from raymrcnn.errors import DataError, RaymrcnnError
+from raymrcnn.storage import Place
 from raymrcnn.train.checkpoint import committed_steps
 
 MAX_TRIES = 3  # of one checkpoint, in one start of a run
@@ -33,8 +32,8 @@ class Cancelled(Exception):
 class Wanted:
     """A checkpoint to be scored."""
 
-    checkpoint: Path
-    predictions: Path  # folder, which may hold what an earlier try did
+    checkpoint: Place
+    predictions: Place  # folder, which may hold what an earlier try did
     workers: int
     cancelled: Callable[[], bool]  # to be asked now and then; then raise `Cancelled`
 
@@ -48,16 +47,16 @@ def is_due(step: int, every: int, last: int) -> bool:
     return every > 0 and (step % every == 0 or step == last)
 
 
-def validated(run: Path) -> dict[int, dict[str, Any]]:
+def validated(run: Place) -> dict[int, dict[str, Any]]:
     """What was scored: by step, the summaries by kind, images and seconds; {} where nothing was.
 
     Raises:
         DataError: validation.json is damaged.
     """
-    path = run / rundir.VALIDATION_JSON
-    if not path.exists():
+    path = storage.below(run, rundir.VALIDATION_JSON)
+    if not storage.exists(path):
         return {}
-    document = rundir.read_json(path)
+    document = storage.read_json(path)
     try:
         return {int(step): dict(record) for step, record in document["steps"].items()}
     except (LookupError, TypeError, ValueError, AttributeError):
@@ -68,7 +67,7 @@ def validated(run: Path) -> dict[int, dict[str, Any]]:
         ) from None
 
 
-def steps_due(run: Path, every: int, last: int) -> list[int]:
+def steps_due(run: Place, every: int, last: int) -> list[int]:
     """Steps of committed checkpoints that are to be scored and are not, oldest first."""
     if not every:
         return []
@@ -76,7 +75,7 @@ def steps_due(run: Path, every: int, last: int) -> list[int]:
     return [s for s in committed_steps(run) if is_due(s, every, last) and s not in scored]
 
 
-def to_keep(run: Path, every: int, last: int) -> set[int]:
+def to_keep(run: Place, every: int, last: int) -> set[int]:
     """Steps of checkpoints that stay whatever their age: those due and not scored, and the best."""
     waiting, best = set(steps_due(run, every, last)), best_step(validated(run))
     return waiting if best is None else waiting | {best}
@@ -107,7 +106,7 @@ class Validation:
         on_news: called with {"note": text} and {"step": step, "validation": record}.
     """
 
-    run: Path
+    run: Place
     every: int
     last: int
     validate: Validate | None
@@ -133,8 +132,8 @@ class Validation:
         assert self._thread is None, "one at a time"
         name = rundir.step_name(step)
         wanted = Wanted(
-            checkpoint=self.run / rundir.CHECKPOINTS / name,
-            predictions=self.run / rundir.VALIDATION / name,
+            checkpoint=storage.below(self.run, rundir.CHECKPOINTS, name),
+            predictions=storage.below(self.run, rundir.VALIDATION, name),
             workers=workers,
             cancelled=self._cancel.is_set,
         )
@@ -208,21 +207,21 @@ class Validation:
         best = best_step(scored)
         if best is not None:  # first: a checkpoint in validation.json alone may be pruned
             name = rundir.step_name(best)
-            rundir.write_text(self.run / rundir.BEST, f"{rundir.CHECKPOINTS}/{name}\n")
+            where = storage.below(self.run, rundir.BEST)
+            storage.write_text(where, f"{rundir.CHECKPOINTS}/{name}\n")
         document = {"best": best, "steps": {str(s): scored[s] for s in sorted(scored)}}
-        rundir.write_json(self.run / rundir.VALIDATION_JSON, document)
+        storage.write_json(storage.below(self.run, rundir.VALIDATION_JSON), document)
         self._prune(best, max(scored))
         if "error" not in record:
             self.on_news({"step": step, "validation": record, "best": best == step})
 
     def _prune(self, best: int | None, newest: int) -> None:
         """Leave of older predictions what is small: their scores and their drawn images."""
-        stay = {rundir.step_name(s) for s in (best, newest) if s is not None}
-        for folder in (self.run / rundir.VALIDATION).glob("step-*"):
-            if folder.name in stay or folder.name == rundir.step_name(self._running() or -1):
-                continue
-            for item in folder.iterdir():
-                if item.name in (rundir.SCORES, rundir.OVERLAYS, rundir.LOCK):
-                    continue
-                with contextlib.suppress(OSError):  # room, not truth
-                    shutil.rmtree(item) if item.is_dir() else item.unlink()
+        stay = {rundir.step_name(s) for s in (best, newest, self._running()) if s is not None}
+        small = (rundir.SCORES, rundir.OVERLAYS, rundir.LOCK)
+        folder = storage.below(self.run, rundir.VALIDATION)
+        with contextlib.suppress(OSError, RaymrcnnError):  # room, not truth
+            for name in storage.files_below(str(folder)):
+                step, _, rest = name.partition("/")
+                if step not in stay and rest.partition("/")[0] not in small:
+                    storage.remove(str(storage.below(folder, name)))

@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import datetime
 import math
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -23,6 +24,7 @@ from raymrcnn.data.loader import train_batches
 from raymrcnn.device.accelerator import parse_dtype, row_of
 from raymrcnn.device.numerics import peak_memory, seed_everything
 from raymrcnn.device.on_ray import PROCESS_GROUP_TIMEOUT_S
+from raymrcnn.device.stopwatch import Stopwatch
 from raymrcnn.errors import OutputError
 from raymrcnn.model.maskrcnn import MaskRCNN
 from raymrcnn.train.checkpoint import Checkpoint, load_newest
@@ -30,9 +32,12 @@ from raymrcnn.train.job import PreparedJob, fresh_model, initialise
 from raymrcnn.train.loop import Step, StepOptions, require_finite, training_steps
 from raymrcnn.train.metrics import Clock, MetricsWriter
 from raymrcnn.train.optim import learning_rate
+from raymrcnn.train.pace import Lap, Pace
 from raymrcnn.train.saver import Saver
 from raymrcnn.train.state import TrainState
 from raymrcnn.train.validation import is_due, to_keep
+
+_Told = TypeVar("_Told")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +96,7 @@ def _drive(
 ) -> int:
     job, recipe = prepared.job, prepared.job.recipe
     start = saved.step if saved else 0
+    watch = Stopwatch(device)
     parallel = _data_parallel(model, device) if world_size > 1 else model
     batches = train_batches(
         prepared.dataset,
@@ -110,12 +116,15 @@ def _drive(
         stop=recipe.optim.max_iter,
         device=device,
         options=_options(recipe, device),
+        watch=watch,
     )
     agreed = _Agreement(world_size)
+    pace = Pace(agreed.all_of(socket.gethostname())) if world_size > 1 else None
     writer = MetricsWriter(job.run_dir, start) if rank == 0 else None
     due = partial(is_due, every=recipe.validate.every, last=recipe.optim.max_iter)
     stays = partial(to_keep, job.run_dir, recipe.validate.every, recipe.optim.max_iter)
-    saver = Saver(job.run_dir, prepared.info, recipe.checkpoint.keep, stays)
+    before = writer.publish if writer else _nothing
+    saver = Saver(job.run_dir, prepared.info, recipe.checkpoint.keep, stays, before)
     clock = Clock(seconds_before=writer.seconds_before if writer else 0.0)
     done = start
     shown: Step | None = None  # the last that was not left out
@@ -136,11 +145,19 @@ def _drive(
             if shown is not None and (done % recipe.log_every == 0 or due(done) or last):
                 losses = {name: loss.item() for name, loss in shown.losses.items()}
                 require_finite(shown, losses)
+                figures = clock.lap(recipe.optim.batch_size)
+                own = Lap(own_s=watch.lap(), data_wait_s=figures["data_wait_s"])
+                laps = agreed.all_of(own) if pace is not None else []
                 if writer is not None:
-                    record = _record(step, losses, clock, prepared.dataset.epoch_size, recipe)
+                    record = _record(step, losses, figures, prepared.dataset.epoch_size, recipe)
                     record |= {"checkpoint_wait_s": saver.lap(), **state.counts()}
                     record |= {"workers": world_size, "peak_memory_bytes": peak_memory(device)}
                     record |= {"left_out": skipped} if skipped else {}
+                    if pace is not None:
+                        compared, news = pace.take(laps)
+                        record |= compared
+                        if news is not None:
+                            channel.tell({"note": news})
                     writer.write(record)
                     channel.tell(record)
                 skipped = []
@@ -195,14 +212,23 @@ def _check_every(recipe: Recipe, device: torch.device) -> int:
 
 
 class _Agreement:
-    """A yes of any rank becomes the yes of all, over the host's network: no device waits."""
+    """What the ranks tell each other over the hosts' network, so that no device waits."""
 
     def __init__(self, world_size: int) -> None:
         # A peer that hangs is noticed here first: every rank asks each step.
         limit = datetime.timedelta(seconds=PROCESS_GROUP_TIMEOUT_S)
         self._group = dist.new_group(backend="gloo", timeout=limit) if world_size > 1 else None
 
+    def all_of(self, mine: _Told) -> list[_Told]:
+        """What each rank says, by rank."""
+        if self._group is None:
+            return [mine]
+        told: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(told, mine, group=self._group)
+        return told
+
     def any(self, mine: bool) -> bool:
+        """A yes of any rank is the yes of all."""
         if self._group is None:
             return mine
         flag = torch.tensor([int(mine)])
@@ -211,7 +237,11 @@ class _Agreement:
 
 
 def _record(
-    step: Step, losses: dict[str, float], clock: Clock, epoch_size: int, recipe: Recipe
+    step: Step,
+    losses: dict[str, float],
+    figures: dict[str, float],
+    epoch_size: int,
+    recipe: Recipe,
 ) -> dict[str, Any]:
     return {
         "step": step.index,
@@ -219,9 +249,13 @@ def _record(
         "lr": step.learning_rate,
         "loss": sum(losses.values()),
         **losses,
-        **clock.lap(recipe.optim.batch_size),
+        **figures,
     }
 
 
 def _silent(record: dict[str, Any]) -> None:
     """What a rank other than 0 tells."""
+
+
+def _nothing() -> None:
+    """What a rank other than 0 brings before a checkpoint."""

@@ -6,19 +6,22 @@ network is another package's work.
 
 from __future__ import annotations
 
+import posixpath
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import Tensor
 
-from raymrcnn import rundir
+from raymrcnn import rundir, storage
 from raymrcnn.config import ModelConfig
 from raymrcnn.errors import DataError, WeightError
 from raymrcnn.structures import Category, ModelInfo
 from raymrcnn.weights.architecture import infer_architecture
 from raymrcnn.weights.catalogue import place_of, published_named
+from raymrcnn.weights.copies import checkpoint_copy
 from raymrcnn.weights.files import read_content, read_state, sha256_of
 from raymrcnn.weights.programs import Sheet, recognise
 from raymrcnn.weights.records import BackboneInfo, config_of, info_from_json, read_record
@@ -60,7 +63,8 @@ def load_source(source: str) -> WeightSource:
     """Read weights of raymrcnn, torchvision, maskrcnn-benchmark, Detectron or detectron2.
 
     Args:
-        source: a torchvision weight name (`MaskRCNN_ResNet50_FPN_Weights.COCO_V1`), which is
+        source: a URI of a weight file, a run, its `last` or `best`, or a checkpoint in it;
+            a torchvision weight name (`MaskRCNN_ResNet50_FPN_Weights.COCO_V1`), which is
             fetched where it is not here; the name of another published file that was fetched; a
             `.pth`, `.pt`, `.pkl` or `.safetensors` file, a checkpoint folder, or a run folder (its
             newest checkpoint), or `RUN/best`.
@@ -68,6 +72,11 @@ def load_source(source: str) -> WeightSource:
     Raises:
         WeightError: nothing there, or not weights.
     """
+    if storage.is_uri(source):
+        place = storage.settled(source)
+        if isinstance(place, str):
+            return _from_uri(place)
+        source = str(place)
     path = Path(source).expanduser()
     if path.is_dir():
         return _from_folder(path)
@@ -199,6 +208,44 @@ def _from_folder(folder: Path) -> WeightSource:
     return _from_checkpoint(folder / last.read_text().strip())
 
 
+def _from_uri(uri: str) -> WeightSource:
+    """Of a run behind a URI; its `last` or `best`; a checkpoint; or a file.
+
+    Raises:
+        WeightError: nothing there, or not weights.
+        DataError: the storage does not answer.
+        OutputError: the disk of this machine refuses.
+    """
+    base, mark, query = uri.partition("?")
+    run, name = f"{posixpath.dirname(base)}{mark}{query}", posixpath.basename(base)
+    if storage.exists(storage.join(uri, rundir.CHECKPOINT_JSON)):
+        return _of_copy(uri)
+    if name in (rundir.LAST, rundir.BEST) and storage.exists(storage.join(run, rundir.RUN_JSON)):
+        if not storage.exists(uri):
+            raise WeightError("no such checkpoint yet", where=uri, todo="give the run itself")
+        return _of_copy(storage.join(run, storage.read_text(uri).strip()))
+    last = storage.join(uri, rundir.LAST)
+    if storage.exists(last):
+        return _of_copy(storage.join(uri, storage.read_text(last).strip()))
+    if not storage.exists(uri):
+        raise WeightError(
+            "no such file, checkpoint or run with a checkpoint",
+            where=uri,
+            todo="give what `raymrcnn train --out URI` wrote, or a weight file",
+        )
+    with tempfile.TemporaryDirectory(prefix="raymrcnn-weights-") as spool:
+        path = Path(spool, name)
+        with rundir.disk_errors(spool):
+            storage.download(uri, path)
+        return _from_file(path, uri)
+
+
+def _of_copy(checkpoint: str) -> WeightSource:
+    found = _from_checkpoint(checkpoint_copy(checkpoint, (rundir.MODEL_FILE,)))
+    step = int(storage.name_of(checkpoint).removeprefix("step-"))
+    return replace(found, description=f"{checkpoint.partition('?')[0]} (step {step})")
+
+
 def _from_checkpoint(folder: Path) -> WeightSource:
     where = str(folder / rundir.CHECKPOINT_JSON)
     try:
@@ -239,5 +286,5 @@ def _from_checkpoint(folder: Path) -> WeightSource:
 
 def absolute_source(source: str | None) -> str | None:
     """A source that does not depend on the current folder: workers run in folders of their own."""
-    path = Path(source).expanduser() if source else None
+    path = Path(source).expanduser() if source and not storage.is_uri(source) else None
     return str(path.absolute()) if path is not None and path.exists() else source

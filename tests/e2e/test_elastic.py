@@ -1,16 +1,20 @@
-"""A run takes what there is: more workers when a machine comes, fewer when one is lost."""
+"""A run takes what there is: more workers when a machine comes, fewer when one goes or is lost."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import SETS, start, wait_until
 from small import prepared, run_here
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-STEPS = 60
+STEPS = 80
+DRAIN = "import ray.scripts.scripts as scripts; scripts.main()"
 # Ray waits half a minute before it takes a machine for dead.
 SOON_DEAD = {
     "RAY_health_check_period_ms": "1000",
@@ -36,7 +40,15 @@ def at_work(run: Path) -> float:
     return found[-1]["workers"] if found else 0
 
 
-def test_a_machine_that_comes_and_one_that_goes(
+def give_notice(cluster: Any, node: Any) -> None:
+    """As a cloud's autoscaler does before it takes a machine away."""
+    words = ["drain-node", "--address", cluster.address, "--node-id", node.node_id, "--reason",
+             "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "the price rose",
+             "--deadline-remaining-seconds", "60"]  # fmt: skip
+    subprocess.run([sys.executable, "-c", DRAIN, *words], check=True, timeout=60)
+
+
+def test_a_machine_that_comes_one_that_is_to_go_and_one_that_is_lost(
     made_up: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ray.cluster_utils import Cluster
@@ -45,17 +57,23 @@ def test_a_machine_that_comes_and_one_that_goes(
         monkeypatch.setenv(name, value)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
-        cluster.add_node(num_cpus=1)
+        second = cluster.add_node(num_cpus=1)
         run = tmp_path / "run"
         driver = start(*words(made_up, run, "1:3"), "--cluster", cluster.address)
         wait_until(lambda: at_work(run) == 2, driver, 120)
         third = cluster.add_node(num_cpus=1)
         wait_until(lambda: at_work(run) == 3, driver, 120)
-        cluster.remove_node(third, allow_graceful=False)
+        give_notice(cluster, third)
         wait_until(lambda: at_work(run) == 2, driver, 120)
+        saved = {path.name for path in (run / "checkpoints").iterdir()}
+        first = next(int(r["step"]) for r in reversed(records(run)) if r["workers"] == 3)
+        assert f"step-{first:07d}" in saved, "nothing was done again"
+        cluster.remove_node(second, allow_graceful=False)
+        wait_until(lambda: at_work(run) == 1, driver, 120)
         output, _ = driver.communicate(timeout=200)
         assert driver.returncode == 0, output
         assert "room for 3 workers" in output
+        assert "is to go in" in output
     finally:
         cluster.shutdown()
     seen = records(run)

@@ -20,7 +20,10 @@ from commands import (
     wait_until,
     workers_of,
 )
+from s3 import BUCKET, s3_server
 from safetensors.torch import load_file
+
+from raymrcnn import storage
 
 pytestmark = pytest.mark.ray
 
@@ -119,7 +122,10 @@ def test_a_killed_or_hanging_run_goes_on_and_ends_with_the_same_bits(
     if victim == "driver":
         os.kill(driver.pid, signal.SIGKILL)
         driver.wait(timeout=30)
+        for folder in (run / ".ray").iterdir():  # as a kill may leave it: written in place
+            (folder / "checkpoint_manager_snapshot.json").write_text('{"checkpoint_results": [{')
         assert call(*train_words(made_up, run))["resumed_from"] >= 10
+        assert not (run / ".ray").exists(), "what was left of it is gone"
     else:
         workers = workers_of(driver, "RayTrainWorker")
         assert workers, "no worker process was found"
@@ -131,6 +137,33 @@ def test_a_killed_or_hanging_run_goes_on_and_ends_with_the_same_bits(
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").open()]
     assert steps == sorted(set(steps))
+
+
+@pytest.mark.slow
+def test_a_run_in_an_object_store_goes_on_on_another_machine_with_the_same_bits(
+    made_up: Path, whole: Path, tmp_path: Path
+) -> None:
+    with s3_server() as query:
+        run = f"s3://{BUCKET}/run?{query}"
+        words = [*train_words(made_up, tmp_path)[:-1], run, "--validate-every", 40]
+        env = {**os.environ, "RAYMRCNN_CACHE_DIR": str(tmp_path / "one machine")}
+        driver = start(*words, env=env)
+        last = storage.join(run, "last")
+        wait_until(lambda: storage.exists(last), driver, 120)
+        os.kill(driver.pid, signal.SIGKILL)
+        driver.wait(timeout=30)
+        env["RAYMRCNN_CACHE_DIR"] = str(tmp_path / "another")
+        done = call(*words, env=env)
+        assert done["status"] == "complete"
+        assert done["resumed_from"] >= 10
+        assert done["best_step"] == 40
+        newest = storage.join(run, storage.read_text(last).strip())
+        storage.download(storage.join(newest, "model.safetensors"), tmp_path / "ours")
+        ours, theirs = load_file(tmp_path / "ours"), parameters(whole)
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+        names = storage.names(run)
+    kept = {"best", "checkpoints", "last", "metrics.jsonl", "run.json", "tensorboard"}
+    assert set(names) == kept | {"validation", "validation.json"}
 
 
 @pytest.mark.slow

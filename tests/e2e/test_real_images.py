@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import collections
 import json
+import os
+import signal
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from commands import call
+from commands import call, start, wait_until
 
 pytestmark = pytest.mark.ray
 
@@ -45,12 +47,17 @@ def eight(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_eight_photographs_are_learnt_from_scratch(eight: Path, tmp_path: Path) -> None:
+def test_eight_photographs_are_learnt_from_scratch_over_a_kill(eight: Path, tmp_path: Path) -> None:
     changes = ["data.flip_prob=0", "optim.batch_size=4", "optim.reference_batch_size=4",
-               "optim.max_iter=200", "optim.steps=[160,190]", "checkpoint.every=200"]  # fmt: skip
+               "optim.max_iter=200", "optim.steps=[160,190]", "checkpoint.every=40"]  # fmt: skip
     run = tmp_path / "run"
     sets = [word for change in changes for word in ("--set", change)]
-    call("train", "--data", eight, "--recipe", "tiny", *sets, "--out", run, limit_s=700)
+    words = ["train", "--data", eight, "--recipe", "tiny", *sets, "--out", run]
+    driver = start(*words)
+    wait_until((run / "checkpoints/step-0000080").exists, driver, 500)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait(30)
+    assert call(*words, limit_s=700)["resumed_from"] >= 80
     result = call("infer", "--data", eight, "--split", "train2017", "--weights", run,
                   "--out", tmp_path / "predictions")  # fmt: skip
     assert result["num_images"] == 8

@@ -13,7 +13,9 @@ from fakes.cards import on_card
 pytestmark = [pytest.mark.mlu, pytest.mark.slow]
 
 
-def steps_on(device: torch.device, **changes: Any) -> tuple[list[dict[str, float]], Any]:
+def steps_on(
+    device: torch.device, watch: Any = None, **changes: Any
+) -> tuple[list[dict[str, float]], Any]:
     """Losses of three steps of a small network, and its state."""
     from raymrcnn.config import OptimConfig, override
     from raymrcnn.data.loader import TrainBatch
@@ -43,15 +45,20 @@ def steps_on(device: torch.device, **changes: Any) -> tuple[list[dict[str, float
     state = TrainState(model, config, device)
     options = StepOptions(dtype=getattr(torch, config.precision), clip_grad_norm=1.0, check_every=3)
     steps = training_steps(
-        model, batches(), state, lambda step: 0.002, start=0, stop=3, device=device, options=options
-    )
+        model, batches(), state, lambda step: 0.002, start=0, stop=3, device=device,
+        options=options, watch=watch,
+    )  # fmt: skip
     return [{k: float(v) for k, v in step.losses.items()} for step in steps], state
 
 
 @on_card
 def test_a_card_takes_the_steps_of_a_cpu() -> None:
+    from raymrcnn.device.stopwatch import Stopwatch
+
     expected, host = steps_on(torch.device("cpu"))
-    found, there = steps_on(torch.device("mlu:0"))
+    watch = Stopwatch(torch.device("mlu:0"))
+    found, there = steps_on(torch.device("mlu:0"), watch)
+    assert watch.lap() > 0, "the card's own events were read"
     for one, other in zip(found, expected, strict=True):
         assert one == pytest.approx(other, abs=1e-4)
     for name, value in host.usable_weights().items():

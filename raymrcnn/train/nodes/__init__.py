@@ -1,0 +1,1 @@
+"""The nodes of the cluster that a run is on."""
