@@ -228,6 +228,8 @@ class _JobLine:
         self._total, self._done = images, before
         if before:
             self._progress.note(f"going on: {before} of {images} images are done")
+        else:  # Ray and the actors take their time, and nothing else is said until the first block
+            self._progress.note(f"starting: {images} images")
 
     def block(self, block: Any) -> None:
         """A block was committed."""

@@ -256,6 +256,7 @@ def test_infer_tells_machines_in_json(infer: list[object], tmp_path: Path) -> No
 
 def test_infer_shows_how_far_it_is(infer: list[object]) -> None:
     lines = raymrcnn(*infer).stderr.splitlines()
+    assert lines[0] == "starting: 32 images"
     assert lines[-1].startswith("32/32 images  left 0 s  ")
     assert "images/s  0 failed" in lines[-1]
 
