@@ -229,7 +229,8 @@ def test_workers_leave_out_the_same_steps(made_up: Path, tmp_path: Path) -> None
     bad_image = int(ready.dataset.index.image_ids[ready.dataset.images[0]])
     told = run_in_ranks(ready, 2, tmp_path / "rendezvous", partial(_spoil, bad_image))
     assert [r["bad_steps"] for r in told if "step" in r][-1] == 1
-    assert sum("note" in r for r in told) == 1
+    # Others may come: on a busy machine one of the workers is slow.
+    assert sum("left out" in r.get("note", "") for r in told) == 1
     assert all(torch.isfinite(value).all() for value in weights(tmp_path / "run").values())
 
 
