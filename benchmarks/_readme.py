@@ -19,7 +19,7 @@ def result(name: str) -> Any:
 def rows() -> list[tuple[str, str, str, str]]:
     """What was measured, the peer's figure, ours, and how many times better."""
     infer, train, score = result("infer"), result("train"), result("score")["threads"]["1"]
-    masks, index, pipeline = result("masks"), result("coco_index"), result("pipeline")
+    masks, index = result("masks"), result("coco_index")
     image_s, times = infer["seconds_per_image"], infer["times_torchvision"]
     check = result("data_check")
     step_s = train["seconds_per_step"]
@@ -81,12 +81,6 @@ def rows() -> list[tuple[str, str, str, str]]:
                 ("`data verify --no-decode` of them", "verify", ", RLE, area and box of each:"),
                 ("`data stats` of them", "stats", " and loops"),
             )
-        ),
-        (
-            "what Ray costs: the pipeline, small model, one actor",
-            f"in-process {pipeline['in_process']:.1f} images/s",
-            f"{pipeline['raymrcnn_pipeline']:.1f} images/s",
-            f"{pipeline['ratio']:.2f}",
         ),
     ]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -113,34 +112,6 @@ def test_ray_job_submit_with_the_token_runs_a_command(cluster: Cluster, tmp_path
     said, _ = wrong.communicate(timeout=120)
     assert wrong.returncode == 1
     assert "error: brought.json: unknown field model.depth" in said, said
-
-
-def test_a_stopped_job_has_saved(cluster: Cluster, made_up: Path, tmp_path: Path) -> None:
-    run, metrics = tmp_path / "run", tmp_path / "run" / "metrics.jsonl"
-    # Checkpoints by this alone: the recipe wants none before the end.
-    words = [*train_words(made_up, run), "--set", "checkpoint.every=1000", "--set",
-             "optim.max_iter=1000"]  # fmt: skip
-    job = subprocess.Popen(
-        [*COMMAND, *words, "--cluster", server(cluster)], env=outside(cluster), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    try:
-        assert job.stdout is not None
-        submitted = re.search(r"^job (\S+)$", job.stdout.readline())
-        assert submitted is not None
-        wait(lambda: metrics.exists() and metrics.stat().st_size > 0, job)
-        ray = Path(sys.executable).with_name("ray")
-        subprocess.run(
-            [ray, "job", "stop", "--address", server(cluster), submitted[1]],
-            env=outside(cluster, RAY_AUTH_MODE="token"), check=True, timeout=120,
-            stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-        output, _ = job.communicate(timeout=120)
-    finally:
-        job.kill()
-    assert "goes on" in output, output
-    steps = [json.loads(line)["step"] for line in metrics.open()]
-    assert (run / "last").read_text().strip() == f"checkpoints/step-{steps[-1]:07d}"
 
 
 def test_the_doctor_visits_every_host(cluster: Cluster, made_up: Path) -> None:
