@@ -44,6 +44,7 @@ def main() -> None:
     default = r50_fpn_1x()
     recipe = override(default, [
         f"optim.max_iter={steps}", "optim.steps=[]", "optim.batch_size=1", "optim.warmup_iters=1",
+        "optim.base_lr=1e-6",  # a network without learnt norms diverges at the recipe's rate
         f"checkpoint.every={EVERY}", f"log_every={EVERY}", "checkpoint.keep=2",
         "model.init=scratch", "data.short_side=320", "data.long_side=533",
     ])  # fmt: skip
