@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.skipif(bool(why_not()), reason=why_not() or "namespaces work"),
 ]
 
-WORKERS, STEPS = 3, 40
+WORKERS, STEPS = 3, 70
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +204,8 @@ def test_a_job_outlives_a_cut_cable_and_a_dead_host(
         wait(lambda: steps() > before + 7, job, 240)
         host.cut(off=False)
         cluster.join(host)
+        # Between two groups of workers there is none for a while.
+        wait(lambda: host_of_workers(cluster) is not None, job)
         victim = host_of_workers(cluster)
         assert victim is not None
         victim.kill()
