@@ -218,8 +218,12 @@ def test_a_job_outlives_a_cut_cable_and_a_dead_host(
 
     changes = [word for word in words if "=" in word]
     _, calm = run_here(prepared(made_up, tmp_path / "calm", *changes))
-    for ours, other in zip(seen, [r for r in calm if "loss" in r], strict=True):
-        assert ours["loss"] == pytest.approx(other["loss"], rel=1e-2)
+    pairs = zip(seen, [r for r in calm if "loss" in r], strict=True)
+    off = [abs(ours["loss"] / other["loss"] - 1) for ours, other in pairs]
+    # Of so many steps a few differ, where rounding decides which proposals come in; a lost or
+    # doubled step would move all that follow.
+    assert sum(d > 1e-2 for d in off) <= STEPS // 10, off
+    assert max(off) < 0.2, off
 
     left = next(h for h in cluster.hosts[1:] if h is not victim)
     out = tmp_path / "predictions"
