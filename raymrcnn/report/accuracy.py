@@ -14,6 +14,7 @@ from raymrcnn.report.collect import NUM_SCORE_BINS, Predictions, mapping, per_ca
 from raymrcnn.report.markup import Markup, el, markup
 from raymrcnn.report.parts import Section, as_float, count, grouped, score, table
 from raymrcnn.report.quality import CONFIDENT, Ranking
+from raymrcnn.report.sortable import filtered_table, sort_head
 
 KINDS = {"segm": "Masks", "bbox": "Boxes"}
 _SINGULAR = {"segm": "Mask", "bbox": "Box"}
@@ -200,34 +201,7 @@ def _category_table(
         cells += [_count_cell(objects.get(k, 0))] if objects else []
         cells += [_count_cell(detections.get(k, 0))]
         lines.append(markup(*cells))
-    search = el(
-        "label",
-        "Filter ",
-        el(
-            "input",
-            type="search",
-            data_filters="category-table",
-            aria_describedby="category-count",
-            placeholder="part of a name",
-        ),
-        class_="filter",
-    )
-    shown = el("span", f"{len(rows)} of {len(rows)}", id="category-count", aria_live="polite")
-    body = table(head, lines, class_="sortable", id="category-table")
-    tools = el("p", search, shown, class_="tools")
-    return el("div", tools, el("div", body, class_="scroll tall", tabindex=0), class_="card")
-
-
-def sort_head(title: str, *, up: bool = False, numeric: bool = False) -> Markup:
-    """A header that sorts its column; `up`: ascending first."""
-    return el(
-        "th",
-        el("button", title, type="button"),
-        scope="col",
-        aria_sort="none",
-        data_up=up,
-        class_="num" if numeric else None,
-    )
+    return filtered_table(head, lines)
 
 
 def _score_cell(value: Any, style: str | None) -> Markup:

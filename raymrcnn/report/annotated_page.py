@@ -6,18 +6,17 @@ This module refuses to read anything: it is given pictures and annotations.
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from raymrcnn.masks import rle_areas
+from raymrcnn.report.document import document
 from raymrcnn.report.markup import Attribute, Markup, el
 from raymrcnn.report.outline import rle_path
 from raymrcnn.report.parts import count
 from raymrcnn.report.photos import Photo
-from raymrcnn.report.style import packaged, script, style_sheet
 from raymrcnn.structures import Detections
 
 _NUM_HUES = 8
@@ -52,29 +51,13 @@ class Scene:
 
 def page(scene: Scene, cards: Sequence[Card]) -> str:
     """The HTML document."""
-    code = script() + packaged("annotated.js")
-    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
-    policy = (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    )
-    style = Markup(style_sheet() + packaged("annotated.css"))
-    head = el(
-        "head",
-        el("meta", charset="utf-8"),
-        el("meta", http_equiv="Content-Security-Policy", content=policy),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", name="color-scheme", content="light dark"),
-        el("title", f"{scene.title} · annotated images"),
-        el("style", style),
-    )
     top = el("header", el("p", "Annotated images", class_="kind"), el("h1", scene.title),
              el("p", scene.about, class_="lead"), class_="top")  # fmt: skip
     hues = {k: n % _NUM_HUES for n, k in enumerate(sorted(scene.names))}
     main = el("main", el("div", *(_card(card, scene.names, hues) for card in cards),
                          class_="gallery predicted annotated"))  # fmt: skip
-    body = el("body", _controls(scene.names, cards), top, main, el("script", Markup(code)))
-    return f"<!DOCTYPE html>\n{el('html', head, body, lang='en')}\n"
+    body = [_controls(scene.names, cards), top, main]
+    return document(f"{scene.title} · annotated images", body, besides="annotated")
 
 
 def _controls(names: Mapping[int, str], cards: Sequence[Card]) -> Markup:

@@ -26,6 +26,7 @@ from raymrcnn.report.charts import histogram, number
 from raymrcnn.report.document import document, footer, navigation
 from raymrcnn.report.markup import Markup, el, join, markup
 from raymrcnn.report.parts import Section, count, grouped, table
+from raymrcnn.report.sortable import filtered_table, sort_head
 
 THREE_NUMBERS = "the least, the median and the most"
 _STYLES = ("s1", "s2", "s3", "s4")
@@ -288,32 +289,17 @@ def _category_table(splits: Mapping[str, SplitStatistics]) -> Markup:
     total = {
         k: sum(split[k].num_objects for split in by_split.values() if k in split) for k in names
     }
-    head = [_sort_head("Category", up=True), _sort_head("Id", up=True, numeric=True)]
+    head = [sort_head("Category", up=True), sort_head("Id", up=True, numeric=True)]
     for name in by_split:
         for text in (f"{name}: objects", "share", "images", "side, px"):
-            head.append(_sort_head(text, numeric=True))
+            head.append(sort_head(text, numeric=True))
     lines = []
     for k in sorted(names, key=lambda k: (-total[k], k)):
         cells = [el("th", el("bdi", names[k]), scope="row"), _cell(k, str(k))]
         for name, categories in by_split.items():
             cells += _category_cells(categories.get(k), splits[name].num_objects)
         lines.append(markup(*cells))
-    search = el(
-        "label",
-        "Filter ",
-        el(
-            "input",
-            type="search",
-            data_filters="category-table",
-            aria_describedby="category-count",
-            placeholder="part of a name",
-        ),
-        class_="filter",
-    )
-    shown = el("span", f"{len(names)} of {len(names)}", id="category-count", aria_live="polite")
-    body = table(head, lines, class_="sortable", id="category-table")
-    tools = el("p", search, shown, class_="tools")
-    return el("div", tools, el("div", body, class_="scroll tall", tabindex=0), class_="card")
+    return filtered_table(head, lines)
 
 
 def _category_cells(category: CategoryStatistics | None, num_objects: int) -> list[Markup]:
@@ -331,14 +317,3 @@ def _category_cells(category: CategoryStatistics | None, num_objects: int) -> li
 
 def _cell(value: float, text: str) -> Markup:
     return el("td", text, class_="num", data_v=str(value))
-
-
-def _sort_head(title: str, *, up: bool = False, numeric: bool = False) -> Markup:
-    return el(
-        "th",
-        el("button", title, type="button"),
-        scope="col",
-        aria_sort="none",
-        data_up=up,
-        class_="num" if numeric else None,
-    )

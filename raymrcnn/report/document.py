@@ -10,17 +10,19 @@ from importlib import metadata
 
 from raymrcnn.report.markup import Markup, el, escape
 from raymrcnn.report.parts import Section
-from raymrcnn.report.style import script, style_sheet
+from raymrcnn.report.style import packaged, script, style_sheet
 
 
-def document(title: str, body: Sequence[Markup]) -> str:
+def document(title: str, body: Sequence[Markup], *, besides: str = "") -> str:
     """An HTML document whose policy forbids to load anything or to run another script than its own.
 
     Args:
         title: of the window.
         body: from top to bottom.
+        besides: name of a script and a style sheet of its own, without their endings.
     """
-    code = script()
+    code = script() + (packaged(f"{besides}.js") if besides else "")
+    style = style_sheet() + (packaged(f"{besides}.css") if besides else "")
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
     policy = (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
@@ -33,7 +35,7 @@ def document(title: str, body: Sequence[Markup]) -> str:
         el("meta", name="viewport", content="width=device-width, initial-scale=1"),
         el("meta", name="color-scheme", content="light dark"),
         el("title", title),
-        el("style", Markup(style_sheet())),
+        el("style", Markup(style)),
     )
     inside = el("body", *body, el("script", Markup(code)))
     return f"<!DOCTYPE html>\n{el('html', head, inside, lang='en')}\n"

@@ -20,7 +20,6 @@ from raymrcnn.storage import Place
 from raymrcnn.train.checkpoint import committed_steps
 
 MAX_TRIES = 3  # of one checkpoint, in one start of a run
-WHOLE = 2  # newest predictions folders whose rows stay, besides the best one's
 CANCEL_S = 20.0
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from raymrcnn.report.accuracy import KINDS, METRICS, sort_head
+from raymrcnn.report.accuracy import KINDS, METRICS
 from raymrcnn.report.charts import Line, line_chart
 from raymrcnn.report.collect import mapping, per_category
 from raymrcnn.report.comparison.intervals import Found
@@ -20,6 +20,7 @@ from raymrcnn.report.comparison.subjects import Subject, key, marker
 from raymrcnn.report.markup import Markup, el, markup
 from raymrcnn.report.mistakes import ERRORS
 from raymrcnn.report.parts import Section, as_float, grouped, score, table
+from raymrcnn.report.sortable import sort_head
 
 _MOST_ROWS = 1000
 
