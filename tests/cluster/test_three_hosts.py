@@ -220,10 +220,9 @@ def test_a_job_outlives_a_cut_cable_and_a_dead_host(
     _, calm = run_here(prepared(made_up, tmp_path / "calm", *changes))
     pairs = zip(seen, [r for r in calm if "loss" in r], strict=True)
     off = [abs(ours["loss"] / other["loss"] - 1) for ours, other in pairs]
-    # Of so many steps a few differ, where rounding decides which proposals come in; a lost or
-    # doubled step would move all that follow.
+    assert max(off[:40]) <= 1e-2, off
+    # Rounding adds up, and later decides here and there which proposals come in.
     assert sum(d > 1e-2 for d in off) <= STEPS // 10, off
-    assert max(off) < 0.2, off
 
     left = next(h for h in cluster.hosts[1:] if h is not victim)
     out = tmp_path / "predictions"
