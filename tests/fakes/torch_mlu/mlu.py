@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from torch_mlu import build
 _library = build.load()
 
 OutOfMemoryError = torch.OutOfMemoryError
+MEET_LIMIT_S = 60.0
 
 
 class _Properties(NamedTuple):
@@ -101,6 +103,20 @@ def set_device(device: Any) -> None:
     if log:
         with open(log, "a") as stream:
             stream.write(f"{os.getpid()} {host_card(current_device())}\n")
+        _meet(log, int(os.environ.get("TORCH_MLU_SIM_MEET", "0")))
+
+
+def _meet(log: str, number: int) -> None:
+    """Wait until so many processes stand in the log, as cards that take long to start would."""
+    end = time.monotonic() + MEET_LIMIT_S
+    while True:
+        with open(log) as stream:
+            there = {line.split()[0] for line in stream if line.endswith("\n")}
+        if len(there) >= number:
+            return
+        if time.monotonic() > end:
+            raise RuntimeError(f"{len(there)} processes took a card, not {number}")
+        time.sleep(0.05)
 
 
 @contextlib.contextmanager
