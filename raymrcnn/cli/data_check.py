@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from raymrcnn.data.statistics import CategoryStatistics, Statistics
 
 WRONG_INPUT = 2
+READING, READING_S = "reading the annotations", 5.0  # small files are read before it is said
 SHOWN_OF_A_KIND = 5
 CATEGORIES_SHOWN = 10  # commonest, and as many of the rarest
 
@@ -76,12 +78,18 @@ def verify(
     require_fixable(data, decode, fix, copy_images)
     # A job that was sent to a cluster finds its address there.
     on_ray = bool(workers or cluster or os.environ.get("RAY_ADDRESS"))
-    progress = ProgressLine(quiet=as_json)
-    report = look(
-        storage.place(data), split, decode, against=against or (),
-        lookers=Lookers(on_ray=on_ray, cluster=cluster, num_workers=workers),
-        progress=lambda done, total: progress.show(f"{done}/{total} images", last=done >= total),
-    )  # fmt: skip
+    progress, reading = ProgressLine(quiet=as_json), contextlib.ExitStack()
+
+    def show(done: int, total: int) -> None:
+        reading.close()
+        progress.show(f"{done}/{total} images", last=done >= total)
+
+    with reading:
+        reading.enter_context(progress.working(READING, READING_S))
+        report = look(
+            storage.place(data), split, decode, against=against or (), progress=show,
+            lookers=Lookers(on_ray=on_ray, cluster=cluster, num_workers=workers),
+        )  # fmt: skip
     progress.close()
     copy = None if fix is None else _clean(Path(data), split, report, fix, copy_images)
     if as_json:
@@ -179,7 +187,8 @@ def stats(
     from raymrcnn.data.statistics import statistics
 
     page = None if html is None else rundir.local_path(html, "--html")
-    found = statistics(storage.place(data), split or ())
+    with ProgressLine(quiet=as_json).working(READING, READING_S):
+        found = statistics(storage.place(data), split or ())
     if page is not None:
         from raymrcnn.report.dataset import write_statistics
 

@@ -136,11 +136,13 @@ class ProgressLine:
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     @contextlib.contextmanager
-    def working(self, what: str) -> Iterator[None]:
-        """Say what is done and for how long, where nothing can be counted; from one second on."""
+    def working(self, what: str, after_s: float = 1.0) -> Iterator[None]:
+        """Say what is done and for how long, where nothing can be counted; not before `after_s`."""
         ended, began = threading.Event(), time.monotonic()
 
         def renew() -> None:
+            if ended.wait(after_s - 1.0):
+                return
             while not ended.wait(1.0):
                 self.show(f"{what}, {duration(time.monotonic() - began)}")
 

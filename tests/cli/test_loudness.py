@@ -72,6 +72,8 @@ def test_what_cannot_be_counted_tells_how_long_it_takes() -> None:
     assert out.getvalue().splitlines() == ["looking, 1 s"]
     with progress.working("nothing"):
         pass
+    with progress.working("nothing so early", after_s=5.0):
+        time.sleep(1.3)
     assert "nothing" not in out.getvalue()
     assert progress._open is False
 
