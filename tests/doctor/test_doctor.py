@@ -184,9 +184,13 @@ def test_the_command_prints_a_table_and_ends_with_1_where_something_fails(tmp_pa
 
 
 @pytest.mark.ray
-def test_every_node_of_a_cluster_checks_itself(tmp_path: Path) -> None:
+def test_every_node_of_a_cluster_checks_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from ray.cluster_utils import Cluster
 
+    # Whatever a test before this one has left in the process.
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         cluster.add_node(num_cpus=1)

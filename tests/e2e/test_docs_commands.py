@@ -62,9 +62,12 @@ def commands_here() -> list[tuple[str, str]]:
 HERE = commands_here()
 
 
+WRITTEN_IN_PLACE = (".json", ".jsonl", ".lock", "")  # others are replaced, if at all
+
+
 def linked(source: str, target: str) -> None:
-    """Images are only read; other files might be written to."""
-    (os.link if source.endswith((".jpg", ".png")) else shutil.copy2)(source, target)
+    """A copy of a file that a command might write into; another name for one that none does."""
+    (shutil.copy2 if Path(source).suffix in WRITTEN_IN_PLACE else os.link)(source, target)
 
 
 def rename(path: Path, ids: tuple[int, ...] = ()) -> None:
@@ -171,6 +174,8 @@ def test_a_command_of_the_docs_runs(
     done = raymrcnn(*words, *SHRINK.get(noun, []))
     assert done.exit_code == 0, (done.stdout[-500:], done.stderr[-500:], done.exception)
     assert done.stdout or "--quiet" in words or "-q" in words
+    monkeypatch.chdir(scenery)
+    shutil.rmtree(home)  # a copy for each command is much
 
 
 def test_commands_that_are_not_run_here_name_a_test_that_is_there() -> None:
