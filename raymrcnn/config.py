@@ -56,6 +56,9 @@ class ModelConfig:
     box_head_convs: int = 0  # 0: two linear layers; torchvision's v2: 4, then one linear layer
     box_head_channels: int = 1024
     mask_head_channels: int = 256
+    # One box, or one mask, for all classes: CLS_AGNOSTIC_BBOX_REG and CLS_AGNOSTIC_MASK.
+    class_agnostic_boxes: bool = False
+    class_agnostic_masks: bool = False
     # Keep no activations inside the backbone's blocks: computed again in the backward pass.
     checkpoint_activations: bool = False
 

@@ -53,8 +53,11 @@ def inspect(
         rows += [
             ["backbone", f"{found.model['backbone']}, {found.model['norm']} norms"],
             ["classes", f"{found.num_classes}: {', '.join(found.categories)}{more}"],
-            ["loads", f"all {found.num_tensors} tensors"],
         ]
+        shared = [what for what in ("boxes", "masks") if found.model[f"class_agnostic_{what}"]]
+        if shared:
+            rows.append(["heads", f"{' and '.join(shared)} of all classes at once"])
+        rows.append(["loads", f"all {found.num_tensors} tensors"])
     else:
         rows.append(["loads", "into the backbone; the rest starts anew"])
     if found.dropped:

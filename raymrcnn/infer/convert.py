@@ -118,6 +118,13 @@ def convert_weights(source: str, target: str, out: Path, overwrite: bool = False
             long_side=found.long_side,
         )
         state, where = found.state, found.description
+        if target == "torchvision" and _agnostic_heads(found):
+            raise WeightError(
+                f"has {' and '.join(_agnostic_heads(found))} of all classes at once, which "
+                "torchvision's heads cannot have",
+                where=where,
+                todo="--to detectron2, or --to safetensors",
+            )
         differences = () if target == "safetensors" else _differences(found, target)
         write_converted(state, info, target, out)
         load_with = _load_with(found, target)
@@ -168,6 +175,14 @@ def _differences(found: ModelSource, target: str) -> tuple[Difference, ...]:
     )
 
 
+def _agnostic_heads(found: ModelSource) -> tuple[str, ...]:
+    """What is one for all classes, of several."""
+    config = found.config
+    asked = {"boxes": config.class_agnostic_boxes, "masks": config.class_agnostic_masks}
+    several = len(found.categories) > 1
+    return tuple(what for what, is_agnostic in asked.items() if several and is_agnostic)
+
+
 def _sheet(config: ModelConfig) -> Conventions:
     """The numbers that a network of this config has."""
     sheet = CONVENTIONS[config.conventions]
@@ -207,6 +222,11 @@ def _load_with(found: ModelSource, target: str) -> str:
                 f"num_classes={num_classes + 1})"
             )
         return "a MaskRCNN of torchvision's parts with these sizes"
-    return f"MODEL.ROI_HEADS.NUM_CLASSES {num_classes}" + (
+    keys = {
+        "boxes": " MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG True",
+        "masks": " MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK True",
+    }
+    agnostic = "".join(keys[what] for what in _agnostic_heads(found))
+    return f"MODEL.ROI_HEADS.NUM_CLASSES {num_classes}{agnostic}" + (
         "" if plain and v1 and config.norm == "frozen" else ", and these sizes and norms of heads"
     )

@@ -211,6 +211,8 @@ DETECTRON2 = Program(
         "MODEL.RPN.POST_NMS_TOPK_TEST": "model.rpn_post_nms_test",
         "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": "model.box_samples_per_image",
         "MODEL.ROI_BOX_HEAD.FC_DIM": "model.box_head_channels",
+        "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": "model.class_agnostic_boxes",
+        "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": "model.class_agnostic_masks",
         "DATALOADER.NUM_WORKERS": "data.loader_workers",
         "DATALOADER.ASPECT_RATIO_GROUPING": "data.group_by_aspect",
         "SOLVER.BIAS_LR_FACTOR": "optim.bias_lr_factor",

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
@@ -35,21 +35,48 @@ class ProposalHead(RPNHead):  # type: ignore[misc]  # torchvision has no types
 
 
 class BoxPredictor(FastRCNNPredictor):  # type: ignore[misc]
-    """torchvision's FastRCNNPredictor with float32 results."""
+    """torchvision's FastRCNNPredictor with float32 results, and boxes of all classes at once.
+
+    Args:
+        in_channels: of a pooled box.
+        num_classes: background counted.
+        class_agnostic: one box for all classes, as in detectron2's FastRCNNOutputLayers
+            (modeling/roi_heads/fast_rcnn.py): four deltas, and none of the background's.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, class_agnostic: bool = False) -> None:
+        super().__init__(in_channels, num_classes)
+        if class_agnostic:
+            self.bbox_pred = nn.Linear(in_channels, 4)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Class logits [num_rois, 1 + classes] and deltas [num_rois, 4 * (1 + classes)]."""
+        """Class logits [num_rois, 1 + classes] and deltas [num_rois, 1 + classes, 4]."""
         logits, deltas = super().forward(x)
-        return logits.float(), deltas.float()
+        per_class = deltas.float().unflatten(1, (-1, 4))
+        return logits.float(), per_class.expand(-1, logits.shape[1], -1)
 
 
 class MaskPredictor(MaskRCNNPredictor):  # type: ignore[misc]
-    """torchvision's MaskRCNNPredictor with float32 results."""
+    """torchvision's MaskRCNNPredictor with float32 results, and masks of all classes at once.
+
+    Args:
+        in_channels: of a pooled box.
+        channels: between its two layers.
+        num_classes: background counted.
+        class_agnostic: one mask for all classes, as in detectron2's MaskRCNNConvUpsampleHead
+            (modeling/roi_heads/mask_head.py).
+    """
+
+    def __init__(
+        self, in_channels: int, channels: int, num_classes: int, class_agnostic: bool = False
+    ) -> None:
+        super().__init__(in_channels, channels, 1 if class_agnostic else num_classes)
+        self.num_classes = num_classes
 
     def forward(self, x: Tensor) -> Tensor:
         """Mask logits [num_rois, 1 + classes, 28, 28]."""
         logits: Tensor = super().forward(x)
-        return logits.float()
+        return logits.float().expand(-1, self.num_classes, -1, -1)
 
 
 class BoxAndMaskHeads(RoIHeads):  # type: ignore[misc]
@@ -218,11 +245,12 @@ class BoxAndMaskHeads(RoIHeads):  # type: ignore[misc]
         """Boxes [n, 4] in resized pixels, scores [n] and labels [n] of each image, best first.
 
         The same arithmetic on each kept box as in torchvision, so the same bits; torchvision
-        decodes every proposal for every class (91000 boxes an image) and then drops most.
+        decodes every proposal for every class (91000 boxes an image) and then drops most. Logits
+        and deltas (`box_regression`) are as `BoxPredictor` gives them.
         """
         counts = [len(p) for p in proposals]
         scores = F.softmax(class_logits, -1)[:, 1:]  # [num_rois, classes]
-        deltas = box_regression.reshape(len(scores), -1, 4)[:, 1:]  # [num_rois, classes, 4]
+        deltas = box_regression[:, 1:]  # [num_rois, classes, 4]
         roi, label = torch.where(scores > self.score_thresh)
         image = image_numbers(counts, roi.device)[roi]
         boxes = self.box_coder.decode_single(deltas[roi, label], torch.cat(proposals)[roi])

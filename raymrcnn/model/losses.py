@@ -85,15 +85,14 @@ def box_sums(
 
     Args:
         logits: [num_rois, 1 + classes].
-        deltas: [num_rois, 4 * (1 + classes)].
+        deltas: [num_rois, 1 + classes, 4].
         labels: [num_rois] int64, 0 for background.
         expected: [num_rois, 4] deltas to the object of each.
         beta: where the box loss turns from square to straight.
     """
     class_sum = F.cross_entropy(logits, labels, reduction="sum")
     positive = torch.where(labels > 0)[0]
-    per_class = deltas.reshape(len(labels), -1, 4)
-    found = per_class[positive, labels[positive]]
+    found = deltas[positive, labels[positive]]
     box_sum = F.smooth_l1_loss(found, expected[positive], beta=beta, reduction="sum")
     return torch.stack((class_sum, box_sum))
 

@@ -13,7 +13,15 @@ from torch import Tensor
 
 from raymrcnn.config import ModelConfig
 from raymrcnn.errors import WeightError
-from raymrcnn.weights.names import BODY, CLASS_LOGITS, canonical_state, is_classifier
+from raymrcnn.weights.names import (
+    BODY,
+    BOX_DELTAS,
+    CLASS_LOGITS,
+    MASK_LOGITS,
+    ROWS_OF_A_CLASS,
+    canonical_state,
+    is_classifier,
+)
 from raymrcnn.weights.naming import num_rows
 
 Backbone = Literal["resnet18", "resnet50", "resnet101", "resnext101_32x8d"]
@@ -65,6 +73,9 @@ def infer_architecture(state: Mapping[str, Tensor]) -> tuple[ModelConfig, int]:
     box_channels = num_rows(state, last if box_head_convs else "roi_heads.box_head.fc6.weight")
     if not box_channels:
         raise WeightError("is not a Mask R-CNN that can be built here: its box head is another")
+    num_classes = num_rows(state, CLASS_LOGITS) - 1
+    if num_classes < 1:
+        raise WeightError("has no class beside the background")
     config = ModelConfig(
         backbone=_backbone(state),
         norm=norm,
@@ -75,28 +86,15 @@ def infer_architecture(state: Mapping[str, Tensor]) -> tuple[ModelConfig, int]:
         box_head_convs=box_head_convs,
         box_head_channels=box_channels,
         mask_head_channels=num_rows(state, "roi_heads.mask_head.0.0.weight"),
+        class_agnostic_boxes=_is_class_agnostic(state, BOX_DELTAS, num_classes),
+        class_agnostic_masks=_is_class_agnostic(state, MASK_LOGITS, num_classes),
     )
-    num_classes = num_rows(state, CLASS_LOGITS) - 1
-    _require_heads_of_classes(state, num_classes)
     return config, num_classes
 
 
-def _require_heads_of_classes(state: Mapping[str, Tensor], num_classes: int) -> None:
-    """Heads that give every class the same boxes or masks are told apart from damaged ones."""
-    if num_classes < 1:
-        raise WeightError("has no class beside the background")
-    for layer, rows, what in (
-        ("box_predictor.bbox_pred", 4, "boxes (CLS_AGNOSTIC_BBOX_REG)"),
-        ("mask_predictor.mask_fcn_logits", 1, "masks (CLS_AGNOSTIC_MASK)"),
-    ):
-        # One for all, and in maskrcnn-benchmark the background's too.
-        found = num_rows(state, f"roi_heads.{layer}.weight")
-        if num_classes > 1 and found in (rows, 2 * rows):
-            raise WeightError(
-                f"has {what} that do not tell its {num_classes} classes apart, which is not "
-                "supported",
-                todo="train from it with --weights: heads of another size start anew",
-            )
+def _is_class_agnostic(state: Mapping[str, Tensor], layer: str, num_classes: int) -> bool:
+    """Whether a layer has the rows of one class for all of several classes."""
+    return num_classes > 1 and num_rows(state, f"{layer}.weight") == ROWS_OF_A_CLASS[layer]
 
 
 def _norm(state: Mapping[str, Tensor]) -> Literal["frozen", "group", "batch"]:

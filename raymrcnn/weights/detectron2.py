@@ -14,16 +14,12 @@ import torch
 from torch import Tensor
 
 from raymrcnn.errors import WeightError
+from raymrcnn.weights.names import CLASS_LOGITS, ROWS_OF_A_CLASS
 from raymrcnn.weights.naming import Rule, num_rows, renamed
 
 _STATE = "weight|bias|running_mean|running_var|num_batches_tracked"
 _KIND = rf"(weight|bias|norm\.(?:{_STATE}))"  # of a convolution that may have a norm
-_LOGITS = "roi_heads.box_predictor.cls_score"
-# Rows a class has in the layers in which detectron2's background has none.
-_BACKGROUND = {
-    "roi_heads.box_predictor.bbox_pred": 4,
-    "roi_heads.mask_predictor.mask_fcn_logits": 1,
-}
+_LOGITS = CLASS_LOGITS.removesuffix(".weight")
 
 _RES: tuple[Rule, ...] = (
     (rf"stem\.conv1\.norm\.({_STATE})", r"backbone.body.bn1.\1"),
@@ -203,8 +199,9 @@ def _background_first(
         logits = f"{_LOGITS}.{kind}"
         if num_rows(moved, logits):
             moved[logits] = moved[logits].roll(1, 0)
-        for layer, rows in _BACKGROUND.items():
+        for layer, rows in ROWS_OF_A_CLASS.items():
             name = f"{layer}.{kind}"
+            # Unless one class's rows are for all of several.
             if num_rows(moved, name) == rows * num_classes > 0:
                 own = background.get(name)
                 if own is None or own.shape != moved[name][:rows].shape:
@@ -217,9 +214,10 @@ def _background_last(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], di
     moved, background = dict(state), {}
     for kind in ("weight", "bias"):
         moved[f"{_LOGITS}.{kind}"] = state[f"{_LOGITS}.{kind}"].roll(-1, 0)
-        for layer, rows in _BACKGROUND.items():
+        for layer, rows in ROWS_OF_A_CLASS.items():
             name = f"{layer}.{kind}"
-            background[name], moved[name] = state[name][:rows], state[name][rows:]
+            if num_rows(state, name) > rows:
+                background[name], moved[name] = state[name][:rows], state[name][rows:]
     return moved, background
 
 

@@ -12,15 +12,15 @@ from torch import Tensor
 
 BODY = "backbone.body."
 CLASS_LOGITS = "roi_heads.box_predictor.cls_score.weight"
+BOX_DELTAS = "roi_heads.box_predictor.bbox_pred"
+MASK_LOGITS = "roi_heads.mask_predictor.mask_fcn_logits"
+# Rows that a class has in a layer, unless one class's are for all of them.
+ROWS_OF_A_CLASS = {BOX_DELTAS: 4, MASK_LOGITS: 1}
 
 # Tensors whose shape depends on the number of classes.
 CLASS_DEPENDENT = tuple(
-    f"roi_heads.{layer}.{kind}"
-    for layer in (
-        "box_predictor.cls_score",
-        "box_predictor.bbox_pred",
-        "mask_predictor.mask_fcn_logits",
-    )
+    f"{layer}.{kind}"
+    for layer in (CLASS_LOGITS.removesuffix(".weight"), BOX_DELTAS, MASK_LOGITS)
     for kind in ("weight", "bias")
 )
 

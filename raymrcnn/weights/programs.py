@@ -20,8 +20,14 @@ from raymrcnn.weights.detectron2 import (
     is_detectron2_resnet,
     resnet_from_detectron2,
 )
-from raymrcnn.weights.names import canonical_state, is_classifier
-from raymrcnn.weights.naming import Rule, renamed
+from raymrcnn.weights.names import (
+    BOX_DELTAS,
+    CLASS_LOGITS,
+    ROWS_OF_A_CLASS,
+    canonical_state,
+    is_classifier,
+)
+from raymrcnn.weights.naming import Rule, num_rows, renamed
 
 Sheet = Literal["torchvision", "detectron", "detectron2"]
 SHEETS: tuple[Sheet, ...] = get_args(Sheet)
@@ -109,12 +115,29 @@ def _maskrcnn_benchmark(state: Mapping[str, Tensor]) -> Named:
         _BENCHMARK,
         {r"rpn\.anchor_generator\.cell_anchors\.\d": "anchors follow from the configuration"},
     )
+    found, unread = _one_box_for_all(found)
     return Named(
         program="maskrcnn-benchmark",
         state=found,
         conventions=("detectron",),
-        dropped=dropped,
+        dropped={**dropped, **unread},
     )
+
+
+def _one_box_for_all(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Boxes of all classes at once without the background's rows, which nothing learns or reads.
+
+    Source: roi_heads/box_head/loss.py and inference.py (CLS_AGNOSTIC_BBOX_REG), Detectron's
+    roi_data/fast_rcnn.py: two classes, the background and all objects.
+    """
+    rows = ROWS_OF_A_CLASS[BOX_DELTAS]
+    kept, unread = dict(state), {}
+    for kind in ("weight", "bias"):
+        name = f"{BOX_DELTAS}.{kind}"
+        if num_rows(state, CLASS_LOGITS) > 2 and num_rows(state, name) == 2 * rows:
+            kept[name] = state[name][rows:]
+            unread[f"{name}[:{rows}]"] = "the background's rows, which nothing reads"
+    return kept, unread
 
 
 # ---- detectron2
@@ -200,7 +223,8 @@ def _caffe2(state: Mapping[str, Tensor]) -> Named:
         norm = name.removesuffix("weight")  # statistics are folded into scale and shift
         found[f"{norm}running_mean"] = torch.zeros_like(found[name])
         found[f"{norm}running_var"] = torch.ones_like(found[name])
-    detector = "roi_heads.box_predictor.cls_score.weight" in found
+    found, unread = _one_box_for_all(found)
+    detector = CLASS_LOGITS in found
     return Named(
         program="Detectron" if detector else "Caffe2",
         state=found,
@@ -208,5 +232,5 @@ def _caffe2(state: Mapping[str, Tensor]) -> Named:
         conventions=("detectron",) if detector else ("detectron", "detectron2"),
         norm_eps=0.0,
         is_backbone=not detector,
-        dropped=dropped,
+        dropped={**dropped, **unread},
     )

@@ -81,6 +81,22 @@ def test_a_run_goes_to_other_programs_and_back(small_run: Path, tmp_path: Path) 
     done("weights", "convert", out, *options, "--overwrite")
 
 
+def test_heads_for_all_classes_are_told_of(tmp_path: Path) -> None:
+    agnostic = ModelConfig(
+        backbone="resnet18",
+        fpn_channels=16,
+        box_head_channels=32,
+        class_agnostic_boxes=True,
+        class_agnostic_masks=True,
+    )
+    weights, out = tmp_path / "w.pth", tmp_path / "t.pth"
+    torch.save(build_mask_rcnn(agnostic, 3, 64, 96).state_dict(), weights)
+    assert "boxes and masks of all classes at once" in done("weights", "inspect", weights)
+    line = refused("weights", "convert", weights, "--to", "torchvision", "--out", out)
+    assert "--to detectron2" in line
+    assert not out.exists()
+
+
 def test_a_file_that_cannot_be_converted_leaves_nothing(backbone: Path, tmp_path: Path) -> None:
     out = tmp_path / "w.pth"
     line = refused("weights", "convert", backbone, "--to", "torchvision", "--out", out)

@@ -128,6 +128,20 @@ def test_every_key_of_a_file_is_told_of_once(detectron2: Path, tmp_path: Path) -
         assert sorted(told) == sorted(read_config(path))
 
 
+def test_heads_for_all_classes_at_once_are_kept(detectron2: Path, tmp_path: Path) -> None:
+    path = changed(tmp_path, "MODEL.CLS_AGNOSTIC_BBOX_REG", True)
+    made = import_recipe(path)
+    assert (made.lost, made.recipe.model.class_agnostic_boxes) == ((), True)
+    text = DETECTRON2.replace(
+        "MASK_ON: True",
+        "MASK_ON: True, ROI_BOX_HEAD: {CLS_AGNOSTIC_BBOX_REG: True}, "
+        "ROI_MASK_HEAD: {CLS_AGNOSTIC_MASK: True}",
+    )
+    made = import_recipe(written(tmp_path, text))
+    model = made.recipe.model
+    assert (made.lost, model.class_agnostic_boxes, model.class_agnostic_masks) == ((), True, True)
+
+
 def test_the_assignments_make_the_recipe(detectron2: Path) -> None:
     made = import_recipe(detectron2)
     again = override(r50_fpn_1x(), made.assignments())

@@ -141,13 +141,13 @@ def test_only_maskrcnn_benchmark_keeps_the_best_proposals_of_the_whole_batch() -
 def test_box_loss_is_square_up_to_beta(name: str, beta: float) -> None:
     assert small_model(name).roi_heads.box_beta == beta
     draw = torch.Generator().manual_seed(0)
-    logits, deltas = torch.randn(9, 4, generator=draw), torch.randn(9, 16, generator=draw)
+    logits, deltas = torch.randn(9, 4, generator=draw), torch.randn(9, 4, 4, generator=draw)
     labels = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3, 0])
     expected = torch.randn(9, 4, generator=draw)
     total = 0.0
     for i, label in enumerate(labels.tolist()):
         if label:
-            for found, wanted in zip(deltas[i, 4 * label :][:4], expected[i], strict=True):
+            for found, wanted in zip(deltas[i, label], expected[i], strict=True):
                 error = abs(float(found - wanted))
                 total += 0.5 * error**2 / beta if error < beta else error - 0.5 * beta
     sums = box_sums(logits, deltas, labels, expected, beta)

@@ -16,6 +16,7 @@ from raymrcnn.weights import infer_architecture, load_into, load_model_source
 from raymrcnn.weights.detectron2 import PIXEL_MEAN, PIXEL_STD, to_detectron2
 from raymrcnn.weights.programs import recognise
 
+AGNOSTIC = ("class_agnostic_boxes", "class_agnostic_masks")
 SLIM = ModelConfig(
     backbone="resnet18", fpn_channels=16, box_head_channels=32, mask_head_channels=16
 )
@@ -55,17 +56,34 @@ def test_a_detector_of_few_classes_loads_whole(num_classes: int) -> None:
     load_into(build_mask_rcnn(SLIM, num_classes, 64, 96), found, allow_new_heads=False)
 
 
-@pytest.mark.parametrize(
-    ("layer", "rows", "name"),
-    [
-        ("roi_heads.box_predictor.bbox_pred", 4, "CLS_AGNOSTIC_BBOX_REG"),
-        ("roi_heads.mask_head.predictor", 1, "CLS_AGNOSTIC_MASK"),
-    ],
-)
-def test_a_head_for_all_classes_at_once_is_one_line(layer: str, rows: int, name: str) -> None:
-    state = theirs(5)
+@pytest.mark.parametrize("num_classes", [2, 5])
+@pytest.mark.parametrize("name", ["class_agnostic_boxes", "class_agnostic_masks"])
+def test_a_head_for_all_classes_at_once_loads_whole(name: str, num_classes: int) -> None:
+    state = theirs(num_classes)
+    layer, rows = {
+        "class_agnostic_boxes": ("roi_heads.box_predictor.bbox_pred", 4),
+        "class_agnostic_masks": ("roi_heads.mask_head.predictor", 1),
+    }[name]
     for kind in ("weight", "bias"):
         state[f"{layer}.{kind}"] = state[f"{layer}.{kind}"][:rows]
-    with pytest.raises(WeightError, match=name) as caught:
-        infer_architecture(recognise(state).state)
-    assert "5 classes" in str(caught.value)
+    named = recognise(state)
+    config, found = infer_architecture(named.state)
+    assert found == num_classes
+    # What is not asked for stays as it is.
+    assert {n for n in AGNOSTIC if getattr(config, n)} == {name}
+    model = build_mask_rcnn(config, num_classes, 64, 96)
+    assert load_into(model, named.state, allow_new_heads=False).new == ()
+    back, background = to_detectron2(model.state_dict())
+    assert all(torch.equal(back[key], state[key]) for key in state)
+    assert len(background) == 2  # of the layer that tells classes apart
+
+
+def test_a_head_of_a_wrong_size_is_not_taken_for_one_of_all_classes() -> None:
+    state = theirs(5)
+    for kind in ("weight", "bias"):
+        key = f"roi_heads.box_predictor.bbox_pred.{kind}"
+        state[key] = state[key][:8]  # two classes of five
+    found = recognise(state).state
+    config, num_classes = infer_architecture(found)
+    with pytest.raises(WeightError, match=r"bbox_pred.* is \[8, 32\] instead of \[24, 32\]"):
+        load_into(build_mask_rcnn(config, num_classes, 64, 96), found, allow_new_heads=False)

@@ -137,6 +137,34 @@ def test_a_whole_detectron_model_has_a_place_for_every_blob() -> None:
     assert all(n.endswith("_momentum") or n == "conv1_b" for n in named.dropped)
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"backbone.body.stem.conv1.{}": "roi_heads.box.predictor.{}.{}"},
+        {"conv1_{}": "{}_{}", "res_conv1_bn_s": ""},
+    ],
+    ids=["maskrcnn-benchmark", "Detectron"],
+)
+def test_boxes_of_all_classes_come_without_the_backgrounds(names: dict[str, str]) -> None:
+    """CLS_AGNOSTIC_BBOX_REG: two classes, of which the second is every object's."""
+    own = next(iter(names.values()))
+    kinds = ("weight", "bias") if "." in own else ("w", "b")
+    deltas = torch.arange(16.0).view(8, 2)
+    state = {name.format(kinds[0]): torch.ones(2) for name in names}
+    for kind, of in zip(kinds, (deltas, deltas[:, 0]), strict=True):
+        state[own.format("cls_score", kind)] = torch.ones(81, 2)
+        state[own.format("bbox_pred", kind)] = of
+    named = recognise(state)
+    found = "roi_heads.box_predictor.bbox_pred"
+    assert torch.equal(named.state[f"{found}.weight"], deltas[4:])
+    assert torch.equal(named.state[f"{found}.bias"], deltas[4:, 0])
+    assert {f"{found}.weight[:4]", f"{found}.bias[:4]"} <= named.dropped.keys()
+    # With one class beside the background, these are the background's and its own.
+    for kind in kinds:
+        state[own.format("cls_score", kind)] = torch.ones(2, 2)
+    assert torch.equal(recognise(state).state[f"{found}.weight"], deltas)
+
+
 @pytest.mark.parametrize("stray", ["fc8_w", "res6_0_branch1_w", "_[mask]_fcn1_gn_s"])
 def test_a_name_that_no_table_knows_is_listed(stray: str) -> None:
     state = {**caffe2_detector(), stray: torch.ones(2)}

@@ -39,6 +39,19 @@ NETWORKS: dict[str, tuple[dict[str, Any], int]] = {
         {"backbone": "resnet18", "norm": "group", "trainable_stages": 5, "init": "scratch", **SLIM},
         1,
     ),
+    "R-18, heads for all classes": (
+        {
+            "backbone": "resnet18",
+            "class_agnostic_boxes": True,
+            "class_agnostic_masks": True,
+            **SLIM,
+        },
+        3,
+    ),
+    "R-18, boxes for all classes": (
+        {"backbone": "resnet18", "class_agnostic_boxes": True, **SLIM},
+        2,
+    ),
     "R-50 of Detectron": ({"conventions": "detectron", "frozen_norm_eps": 0.0, **SLIM}, 7),
 }
 TARGETS = [
@@ -106,6 +119,21 @@ def test_every_tensor_and_the_record_come_back(
     assert again.categories == info.categories
     assert (again.short_side, again.long_side) == (64, 96)
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_torchvision_has_no_heads_for_all_classes(tmp_path: Path) -> None:
+    fields, num_classes = NETWORKS["R-18, heads for all classes"]
+    config = ModelConfig(**fields)
+    model = tmp_path / "w.safetensors"
+    state = noise(config, num_classes, whole=True)
+    write_converted(state, info_of(config, num_classes), "safetensors", model)
+    with pytest.raises(WeightError, match="boxes and masks of all classes at once") as caught:
+        convert_weights(str(model), "torchvision", tmp_path / "w.pth")
+    assert "--to detectron2" in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == [model.name]
+    made = convert_weights(str(model), "detectron2", tmp_path / "w.pth")
+    assert "CLS_AGNOSTIC_BBOX_REG True" in made.load_with
+    assert "CLS_AGNOSTIC_MASK True" in made.load_with
 
 
 @pytest.mark.parametrize("network", ["R-50 v1", "R-50 v2", "R-101"])
