@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ pytestmark = [
     pytest.mark.skipif(bool(why_not()), reason=why_not() or "namespaces work"),
 ]
 
-WORKERS, STEPS = 3, 70
+WORKERS, STEPS = 3, 80
 
 
 @pytest.fixture(scope="module")
@@ -174,11 +175,39 @@ def num_steps(run: Path) -> int:
     return sum(1 for _ in metrics.open()) if metrics.exists() else 0
 
 
+def saved_where_it_is(run: Path, begun: int) -> bool:
+    """Whether the last checkpoint is of the last step, of a run that went on after one and ended
+    before its time."""
+    last = (run / "last").read_text().strip()
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").open()]
+    return int(last.rpartition("-")[2]) == steps[-1] and begun < steps[-1] < STEPS
+
+
 def test_ray_job_stop_lets_a_run_save_where_it_is(stopped: Path) -> None:
-    last = (stopped / "last").read_text().strip()
-    steps = [json.loads(line)["step"] for line in (stopped / "metrics.jsonl").open()]
-    assert int(last.rpartition("-")[2]) == steps[-1], "nothing is lost"
-    assert 3 <= steps[-1] < STEPS
+    assert saved_where_it_is(stopped, 2)
+
+
+def follower(cluster: Cluster, words: list[str]) -> subprocess.Popen[str]:
+    """A command that somebody outside has submitted, and that shows what the job prints."""
+    return subprocess.Popen([*COMMAND, *words, "--cluster", server(cluster)], text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            env=outside(cluster))  # fmt: skip
+
+
+def test_ctrl_c_of_the_one_who_follows_stops_the_job_which_saves(
+    cluster: Cluster, made_up: Path, stopped: Path
+) -> None:
+    begun = num_steps(stopped)
+    job = follower(cluster, train_words(made_up, stopped))
+    try:
+        wait(lambda: num_steps(stopped) >= begun + 2, job)
+        job.send_signal(signal.SIGINT)
+        said, _ = job.communicate(timeout=150)
+    finally:
+        job.kill()
+    assert job.returncode == 130, said
+    assert "Traceback" not in said
+    assert saved_where_it_is(stopped, begun + 1), said
 
 
 def test_a_job_outlives_a_cut_cable_and_a_dead_host(
@@ -186,10 +215,7 @@ def test_a_job_outlives_a_cut_cable_and_a_dead_host(
 ) -> None:
     run, metrics = stopped, stopped / "metrics.jsonl"
     words = train_words(made_up, run)
-    job = subprocess.Popen(
-        [*COMMAND, *words, "--cluster", server(cluster)], env=outside(cluster), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+    job = follower(cluster, words)
 
     def steps() -> int:
         return num_steps(run)
@@ -231,6 +257,7 @@ def test_a_job_outlives_a_cut_cable_and_a_dead_host(
     assert rows(out)
     scored = left.run(*COMMAND, "score", out, "--json", "--cluster", "auto")
     assert json.loads(scored[scored.index("{") :])["segm"]["AP"] >= 0
+    left.run(*COMMAND, "report", run, out, "--out", out / "report.html")
     token = cluster.token.read_text()
     for path in [p for folder in (run, out) for p in folder.rglob("*") if p.is_file()]:
         assert token.encode() not in path.read_bytes(), path
