@@ -6,6 +6,7 @@ Network namespaces on one bridge; this machine is at its other end, as somebody 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 CLUSTER = Path(__file__).resolve().parents[2] / "cluster"
 NET = "10.77.0."
 OUTSIDE = NET + "254"
+CABLES = itertools.count(1)
 # Ray waits half a minute before it takes a host for dead.
 SOON_DEAD = {
     "RAY_health_check_period_ms": "1000",
@@ -45,7 +47,8 @@ class Host:
 
     def __init__(self, number: int, home: Path) -> None:
         self.ip, self.home = f"{NET}{number}", home
-        self.link = f"rm{os.getpid() % 100000}v{number}"
+        # A cable of a host that was switched off goes a moment later than the host.
+        self.link = f"rm{os.getpid() % 100000}v{next(CABLES)}"
         home.mkdir(parents=True)
         # bash collects the processes that others leave behind, as the first one must.
         begin = "mount -t tmpfs ray /tmp/ray && while :; do sleep 1000 & wait; done"
