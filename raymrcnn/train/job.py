@@ -83,6 +83,7 @@ class PreparedJob:
     start: int  # updates done before, by the newest checkpoint
     summary: dict[str, Any]  # what of the network learns: see trainable_summary
     initial: LoadReport | None = None  # of the initial weights, at the first start
+    left_out: tuple[str, ...] = ()  # cards that the run goes on without, with their hosts
 
 
 def prepare(job: TrainJob, resume: Resume = "auto") -> PreparedJob:

@@ -11,7 +11,7 @@ import contextlib
 import datetime
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -53,17 +53,21 @@ class Clock:
 class MetricsWriter:
     """Appends records to a run folder; used by the worker of rank 0.
 
-    The first record after a start that went on from a checkpoint says from which step. Scores of
-    checkpoints, which come later than the records of their steps, join these.
+    The first record after a start that went on from a checkpoint says from which step, and which
+    cards were left out. Scores of checkpoints, which come later than the records of their steps,
+    join these.
 
     Args:
         run: the run folder.
         start: updates done before; records of later steps are dropped.
+        without: names of the cards that were left out.
     """
 
-    def __init__(self, run: Place, start: int) -> None:
+    def __init__(self, run: Place, start: int, without: Sequence[str] = ()) -> None:
         self._run, self._here = run, copies.home_of(run)
-        self._mark = {"resumed_from": start} if start else {}
+        self._mark: dict[str, Any] = {"resumed_from": start} if start else {}
+        if without:
+            self._mark["without_cards"] = list(without)
         kept = [r for r in read_metrics(run) if r["step"] <= start]
         self.seconds_before = float(kept[-1]["seconds"]) if kept else 0.0
         self._joined = 0 if isinstance(run, str) else _version(run)

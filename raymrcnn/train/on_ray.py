@@ -30,17 +30,18 @@ from raymrcnn.device.on_ray import (
     card_errors,
     quiet_loggers,
     ray_session,
-    told_error,
     torch_config,
     worker_device,
     worker_resources,
 )
-from raymrcnn.errors import OutputError, RaymrcnnError, RunError
+from raymrcnn.errors import OutputError, RaymrcnnError
 from raymrcnn.train.board import BEAT_S, Beat, Board
 from raymrcnn.train.checkpoint import prune
+from raymrcnn.train.dead_cards.on_ray import DeadCards
+from raymrcnn.train.failures.on_ray import WorkerError, cluster_errors, explained
 from raymrcnn.train.job import Failures, PreparedJob
 from raymrcnn.train.metrics import join_scores
-from raymrcnn.train.nodes.on_ray import Notices, free_actors, num_actors, room
+from raymrcnn.train.nodes.on_ray import Notices, free_actors, num_actors
 from raymrcnn.train.validation import Validate, Validation, to_keep
 from raymrcnn.train.worker import Channel, train_worker
 
@@ -64,7 +65,8 @@ def run_training(
     """Train on Ray and return the steps done: fewer than the recipe's after `stop` was set.
 
     A run that may have fewer workers goes on with those that are left when some are lost, from the
-    newest checkpoint; when cards come it saves, and goes on with more.
+    newest checkpoint; when cards come it saves, and goes on with more. Cards that do no work are
+    left out.
 
     Args:
         prepared: the run.
@@ -82,6 +84,7 @@ def run_training(
     fewest = job.min_workers or job.workers
     accelerator = ROWS[job.accelerator]
     left: set[str] = set()
+    dead = DeadCards(job, failures)
     # Ray is started here for the most, and joined wherever the fewest fit.
     number = fewest if ray.is_initialized() else job.workers
     with ray_session(cluster, accelerator, number, spare=1 if every else 0):
@@ -90,13 +93,20 @@ def run_training(
         )
         try:
             while done < last and not stop.is_set():
-                start = _Start(prepared, failures, tried, validation, left)
-                done, tried = start.run(on_news, stop), start.grown_to
+                start = _Start(prepared, failures, tried, validation, left, dead)
+                try:
+                    done, tried = start.run(on_news, stop), start.grown_to
+                except (CardError, WorkerError) as error:
+                    with cluster_errors():
+                        dead.survive(error, on_news, stop)
+                    continue
+                dead.count_anew()
                 # What had no room beside training has it now.
-                validation.run_due(num_actors(accelerator), stop.is_set)
-            validation.run_due(num_actors(accelerator), stop.is_set)
+                validation.run_due(num_actors(accelerator, len(dead.names())), stop.is_set)
+            validation.run_due(num_actors(accelerator, len(dead.names())), stop.is_set)
         finally:
             validation.close()
+            dead.close()
             if every:
                 join_scores(job.run_dir)
                 prune(job.run_dir, job.recipe.checkpoint.keep, to_keep(job.run_dir, every, last))
@@ -112,6 +122,7 @@ class _Start:
         tried: workers that there was room for at the last start; for as many it is not tried again.
         validation: of its checkpoints.
         left: ids of nodes that are to go and were left; is added to.
+        dead: the cards that the run goes on without.
     """
 
     def __init__(
@@ -121,18 +132,18 @@ class _Start:
         tried: int,
         validation: Validation,
         left: set[str],
+        dead: DeadCards,
     ) -> None:
         self._job, self._failures, self._validation = prepared.job, failures, validation
-        self._left, self._notices = left, Notices()
+        self._left, self._dead, self._notices = left, dead, Notices()
         self.grown_to, self._next_look, self._next_validation = tried, 0.0, 0.0
         accelerator = ROWS[self._job.accelerator]
-        self._resources = worker_resources(accelerator)
-        self._labels = label_selector(accelerator, self._job.card_model)
         # Beside the driver: on another host it would be lost with that host, and the run with it.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor = ray.remote(num_cpus=0)(Board).options(scheduling_strategy=here)
         self._board: Any = actor.remote()
-        fewest, most = self._job.min_workers, self._job.workers
+        fewest, most = self._job.min_workers, dead.most_workers()
+        prepared = replace(prepared, left_out=dead.names())
         self._trainer = TorchTrainer(
             _worker,
             train_loop_config={"prepared": ray.put(prepared), "board": self._board},
@@ -141,13 +152,13 @@ class _Start:
                 num_workers=most if fewest is None else (fewest, most),  # type: ignore[arg-type]
                 # Ray would end a healthy group without a word; here it saves first.
                 elastic_resize_monitor_interval_s=NEVER_S,
-                resources_per_worker=self._resources,
-                label_selector=self._labels,
+                resources_per_worker=worker_resources(accelerator),
+                label_selector=label_selector(accelerator, self._job.card_model),
             ),
             run_config=RunConfig(
                 name=f"start-{uuid.uuid4().hex[:12]}",
                 **_ray_storage(storage.below(self._job.run_dir, RAY_FOLDER)),
-                failure_config=FailureConfig(max_failures=failures.most),
+                failure_config=FailureConfig(max_failures=dead.deaths_left_to_ray()),
             ),
         )
 
@@ -158,12 +169,8 @@ class _Start:
             RaymrcnnError: of a worker, or for its death, or the cluster's.
         """
         try:
-            return self._follow(on_news, stop)
-        except ray.exceptions.RayError as error:
-            raise RunError(
-                f"the cluster is lost ({(str(error).strip().splitlines() or [''])[0][:160]})",
-                todo="run the same command again, on one that lives, to go on",
-            ) from error
+            with cluster_errors():
+                return self._follow(on_news, stop)
         finally:
             self._notices.close()
             with contextlib.suppress(OutputError):
@@ -204,7 +211,7 @@ class _Start:
                 self._end_what_hangs(on_news)
             time.sleep(POLL_S)
         if errors:
-            raise _explained(errors[0]) from errors[0]
+            raise explained(errors[0]) from errors[0]
         assert done is not None, "a run that ended well says how far it got"
         return int(done)
 
@@ -224,7 +231,7 @@ class _Start:
             return False
         self._next_look = time.monotonic() + GROW_LOOK_S
         working: int = ray.get(self._board.workers.remote())
-        number = min(room(self._resources, self._labels, self._notices.now()), self._job.workers)
+        number = min(self._dead.room(self._notices.now()), self._job.workers)
         # Where some are lost, others may come again.
         self.grown_to = min(self.grown_to, number)
         if not 0 < working < number or number <= self.grown_to:
@@ -266,7 +273,8 @@ class _Start:
         due = self._validation.due()
         if not due or due[0] == self._job.recipe.optim.max_iter:  # which training is done with
             return False
-        free = free_actors(ROWS[self._job.accelerator], self._job.workers)
+        dead = len(self._dead.names())
+        free = free_actors(ROWS[self._job.accelerator], self._job.workers, dead)
         if free:
             self._validation.begin(due[0], free)
             return False
@@ -365,28 +373,3 @@ def _polled(board: Any) -> Iterator[bool]:
                     yield True
             answer = board.stop_asked.remote()
         yield False
-
-
-def _explained(error: BaseException) -> RaymrcnnError:
-    """One line for what Ray Train raised."""
-    workers = getattr(error, "worker_failures", {})
-    # Of several workers one tells what went wrong, and the others that they lost a peer.
-    for failure in (*workers.values(), error):
-        told = told_error(failure)
-        if told is not None:
-            return told
-    for rank, failure in sorted(workers.items()):
-        lines = [line for line in str(failure).splitlines() if line.strip()]
-        return RunError(
-            f"worker {rank} failed: {lines[-1].strip() if lines else type(failure).__name__}",
-            todo=f"run the same command again to go on; Ray's logs: {_log_folder()}",
-        )
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return RunError(
-        f"Ray Train failed: {lines[-1].strip() if lines else type(error).__name__}",
-        todo=f"run the same command again to go on; Ray's logs: {_log_folder()}",
-    )
-
-
-def _log_folder() -> str:
-    return os.path.join(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "session_latest", "logs")

@@ -120,7 +120,7 @@ def _drive(
     )
     agreed = _Agreement(world_size)
     pace = Pace(agreed.all_of(socket.gethostname())) if world_size > 1 else None
-    writer = MetricsWriter(job.run_dir, start) if rank == 0 else None
+    writer = MetricsWriter(job.run_dir, start, prepared.left_out) if rank == 0 else None
     due = partial(is_due, every=recipe.validate.every, last=recipe.optim.max_iter)
     stays = partial(to_keep, job.run_dir, recipe.validate.every, recipe.optim.max_iter)
     before = writer.publish if writer else _nothing

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -169,6 +170,42 @@ def test_a_card_that_dies_is_named(made_up: Path, cards: dict[str, str], tmp_pat
     (dead / "1").unlink()
     words = train_words(made_up, tmp_path / "run", "--workers", 2, "--set", "optim.max_iter=20")
     assert call(*words, env=env)["status"] == "complete"
+
+
+@pytest.mark.slow
+def test_a_run_that_may_have_fewer_workers_goes_on_without_a_card_that_dies(
+    made_up: Path, cards: dict[str, str], tmp_path: Path
+) -> None:
+    dead, log, run = tmp_path / "dead", tmp_path / "log", tmp_path / "run"
+    dead.mkdir()
+    env = {**cards, "TORCH_MLU_SIM_DEAD": str(dead), "TORCH_MLU_SIM_LOG": str(log),
+           "MLU_VISIBLE_DEVICES": "2,3"}  # fmt: skip
+    # Small steps: with other numbers of workers sums round otherwise.
+    changes = ["optim.max_iter=40", "optim.base_lr=1e-4", "log_every=1"]
+    sets = [word for change in changes for word in ("--set", change)]
+    driver = start(*train_words(made_up, run, *sets, "--workers", "1:2"), env=env)
+    wait_until(lambda: (run / "last").exists(), driver, 120)
+    (dead / "2").touch()  # the one that Ray gives first
+    saved = int((run / "last").read_text().strip().rpartition("-")[2])
+    output, _ = driver.communicate(timeout=300)
+    assert driver.returncode == 0, output
+    host = socket.gethostname()
+    assert "mlu card 2 failed: CNRT error" in output, output
+    (line,) = [line for line in output.splitlines() if "left out" in line]
+    assert f"mlu card 2 of {host} does no work (CNRT error" in line
+    assert "with 1 of 2 workers" in line
+    assert f"mlu card 3 of {host}" not in output, "which is sound"
+    assert list(taken(log).values())[-1] == {3}
+
+    seen = [json.loads(text) for text in (run / "metrics.jsonl").open()]
+    assert [r["step"] for r in seen] == list(range(1, 41)), "each step once"
+    again = next(r for r in seen if r["workers"] == 1)
+    assert again["without_cards"] == [f"mlu card 2 of {host}"]
+    assert again["resumed_from"] == again["step"] - 1 >= saved, "lost: what was not saved"
+    assert {r["workers"] for r in seen if r["step"] < again["step"]} == {2}
+    _, calm = run_here(prepared(made_up, tmp_path / "calm", *changes, "checkpoint.every=4"))
+    for ours, theirs in zip(seen, [r for r in calm if "loss" in r], strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-2)
 
 
 @pytest.mark.slow

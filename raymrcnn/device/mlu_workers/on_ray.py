@@ -22,6 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raymrcnn.device import mlu
 from raymrcnn.device.accelerator import MLU
 from raymrcnn.device.on_ray import card_errors
+from raymrcnn.device.trial import answered
 from raymrcnn.errors import ClusterError
 
 RESOURCE = "MLU"
@@ -77,16 +78,31 @@ def take_card() -> int | str:
         DeviceError: the card is not there, or torch_mlu cannot be used.
         CardError: it does no work.
     """
-    if _knows_cards():
-        card = mlu.show_only(0)
-    else:
-        if _num_cards_here() > 1:
-            _require_numbered(socket.gethostname(), os.environ.get(UNIT_INSTANCES))
-        card = mlu.show_only(_unit())
+    card = show_card()
     mlu.load()
     with card_errors(MLU):
-        torch.zeros(1, device=torch.device(MLU.torch_type, 0)).item()  # is it alive?
+        answered(_touch)
     return card
+
+
+def show_card() -> int | str:
+    """Make the card that Ray gave this worker the only one that it sees; once, and touches nothing.
+
+    Returns:
+        The number (or UUID) of the card on its node.
+
+    Raises:
+        ClusterError, DeviceError: see `take_card`.
+    """
+    if _knows_cards():
+        return mlu.show_only(0)
+    if _num_cards_here() > 1:
+        _require_numbered(socket.gethostname(), os.environ.get(UNIT_INSTANCES))
+    return mlu.show_only(_unit())
+
+
+def _touch() -> None:
+    torch.zeros(1, device=torch.device(MLU.torch_type, 0)).item()  # is it alive?
 
 
 def require_numbered_cards() -> None:

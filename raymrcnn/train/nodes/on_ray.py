@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import ray
@@ -16,33 +16,53 @@ from raymrcnn.device.on_ray import num_workers_possible
 NOTICE_LOOK_S = 1.0
 
 
-def num_actors(accelerator: Accelerator) -> int:
-    """One a card of the cluster, and on CPUs one a machine."""
+def num_actors(accelerator: Accelerator, dead: int = 0) -> int:
+    """One a card of the cluster but so many dead ones, and on CPUs one a machine."""
     possible = num_workers_possible(accelerator)
-    return min(possible, _num_nodes()) if accelerator is CPU else possible
+    return min(possible, _num_nodes()) if accelerator is CPU else possible - dead
 
 
-def free_actors(accelerator: Accelerator, training: int) -> int:
+def free_actors(accelerator: Accelerator, training: int, dead: int = 0) -> int:
     """How many actors there is room for beside so many workers, also while these start again."""
     free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
     cores = int(free.get("CPU", 0)) - 1  # which Ray Data's own tasks take
     if accelerator is CPU:
         beside = num_workers_possible(accelerator) - training - 1
         return max(0, min(cores, beside, _num_nodes()))
-    beside = num_workers_possible(accelerator) - training
+    beside = num_workers_possible(accelerator) - dead - training
     return max(0, min(int(free.get(accelerator.ray_resource, 0)), beside, cores))
 
 
-def room(
-    resources: dict[str, float], labels: dict[str, str] | None, leaving: Collection[str]
-) -> int:
-    """How many workers the nodes with these labels could hold, but those that are to go."""
-    wanted = (labels or {}).items()
+def nodes_labelled(labels: dict[str, str] | None) -> list[dict[str, Any]]:
+    """The living nodes with these labels, as `ray.nodes()` tells them."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    wanted = (labels or {}).items()
+    return [node for node in nodes if node["Alive"] and wanted <= node["Labels"].items()]
+
+
+def room(
+    resources: dict[str, float],
+    labels: dict[str, str] | None,
+    leaving: Collection[str],
+    without: Sequence[str] = (),
+) -> int:
+    """How many workers the nodes with these labels could hold.
+
+    Args:
+        resources: of a worker: a core, and a card if it takes one.
+        labels: see `label_selector`.
+        leaving: ids of nodes that are to go.
+        without: for each card that is left out the id of its node.
+    """
+
+    def holds(node: dict[str, Any], name: str) -> float:
+        left_out = 0 if name == CPU.ray_resource else without.count(node["NodeID"])
+        return float(node["Resources"].get(name, 0.0)) - left_out
+
     return sum(
-        min(int(node["Resources"].get(name, 0.0) // each) for name, each in resources.items())
-        for node in nodes
-        if node["Alive"] and node["NodeID"] not in leaving and wanted <= node["Labels"].items()
+        min(int(holds(node, name) // each) for name, each in resources.items())
+        for node in nodes_labelled(labels)
+        if node["NodeID"] not in leaving
     )
 
 

@@ -1,0 +1,1 @@
+"""Cards that do no work."""

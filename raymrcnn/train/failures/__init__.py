@@ -1,0 +1,1 @@
+"""What ends a group of workers."""
