@@ -102,8 +102,8 @@ def run_training(
                     continue
                 dead.count_anew()
                 # What had no room beside training has it now.
-                validation.run_due(num_actors(accelerator, len(dead.names())), stop.is_set)
-            validation.run_due(num_actors(accelerator, len(dead.names())), stop.is_set)
+                validation.run_due(num_actors(accelerator, dead.count()), stop.is_set)
+            validation.run_due(num_actors(accelerator, dead.count()), stop.is_set)
         finally:
             validation.close()
             dead.close()
@@ -273,8 +273,7 @@ class _Start:
         due = self._validation.due()
         if not due or due[0] == self._job.recipe.optim.max_iter:  # which training is done with
             return False
-        dead = len(self._dead.names())
-        free = free_actors(ROWS[self._job.accelerator], self._job.workers, dead)
+        free = free_actors(ROWS[self._job.accelerator], self._job.workers, self._dead.count())
         if free:
             self._validation.begin(due[0], free)
             return False

@@ -49,8 +49,14 @@ class _MLUBackend(_TorchBackend):  # type: ignore[misc]
     share_cuda_visible_devices = False
 
     def on_start(self, worker_group: Any, backend_config: MLUConfig) -> None:
-        worker_group.execute(take_card)  # registers cncl, too
-        super().on_start(worker_group, backend_config)
+        try:
+            worker_group.execute(take_card)  # registers cncl, too
+            super().on_start(worker_group, backend_config)
+        except Exception:
+            # Ray (2.60) forgets a group that fails here, and its workers keep their cards: they
+            # know the actor that would have to end for that, so neither does.
+            worker_group.abort()
+            raise
 
 
 def unit_instance_resources() -> str:

@@ -44,6 +44,13 @@ class DeadCards:
         """Of the cards that are left out, with their hosts."""
         return tuple(map(str, self._held))
 
+    def count(self) -> int:
+        """How many of the cards that Ray counts are left out."""
+        if not self._held:
+            return 0
+        alive = {node["NodeID"] for node in nodes_labelled(None)}
+        return sum(card.node in alive for card in self._held)
+
     def deaths_left_to_ray(self) -> int:
         """After how many deaths Ray Train may start a group again by itself.
 
