@@ -7,6 +7,7 @@ started without is refused: its workers would all take the same card.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -55,7 +56,8 @@ class _MLUBackend(_TorchBackend):  # type: ignore[misc]
         except Exception:
             # Ray (2.60) forgets a group that fails here, and its workers keep their cards: they
             # know the actor that would have to end for that, so neither does.
-            worker_group.abort()
+            with contextlib.suppress(Exception):
+                worker_group.abort()
             raise
 
 
