@@ -7,6 +7,7 @@ what is left.
 
 from __future__ import annotations
 
+import textwrap
 import threading
 from collections.abc import Callable, Collection
 from typing import Any
@@ -18,6 +19,8 @@ from raymrcnn.device.on_ray import worker_resources
 from raymrcnn.errors import RunError
 from raymrcnn.train.job import Failures, TrainJob
 from raymrcnn.train.nodes.on_ray import nodes_labelled, room
+
+_MOST_SAID = 200  # characters of an error that the run may outlive
 
 
 class DeadCards:
@@ -89,7 +92,8 @@ class DeadCards:
         if fewest is None or self._accelerator is CPU or not self._most_deaths or stop.is_set():
             raise error
         where = f" ({error.where})" if error.where else ""
-        on_news({"note": f"{error.what}{where}: all cards are tried"})
+        what = textwrap.shorten(error.what, _MOST_SAID, placeholder=" ...")
+        on_news({"note": f"{what}{where}: all cards are tried"})
         before, self._held = len(self._held), [card for card in self._held if card.held()]
         nodes = nodes_labelled(label_selector(self._accelerator, self._job.card_model))
         found = self._hold(self._accelerator, nodes, self._held, stop.is_set)
