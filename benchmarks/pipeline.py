@@ -48,7 +48,8 @@ def write_weights(folder: Path) -> Path:
         short_side=320,
         long_side=480,
     )
-    return save_checkpoint(folder, 0, model.state_dict(), {}, info, 1)
+    save_checkpoint(folder, 0, model.state_dict(), {}, info, 1)
+    return folder
 
 
 def photographs(number: int, home: Path) -> list[str]:

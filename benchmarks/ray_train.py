@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import threading
@@ -38,7 +39,7 @@ def job(data: Path, run: Path, steps: int) -> PreparedJob:
 
 
 def in_process(one: PreparedJob, tell: Callable[[dict[str, Any]], None]) -> None:
-    torch.set_num_threads(1)  # as Ray sets it for a worker with one CPU
+    torch.set_num_threads(os.cpu_count() or 1)  # as of a worker that is alone on its machine
     train_worker(one, torch.device("cpu"), Channel(tell=tell, stop_asked=lambda: False))
 
 
