@@ -155,7 +155,8 @@ def test_proposals_and_what_is_pooled_and_predicted_of_them_are_the_programs(
     logits = np.roll(raw["class_logits"][same], 1 - loaded.program.first_label, axis=1)
     assert error(class_logits[place], logits) < 1e-3
     deltas = raw["box_regression"][same]
-    ours = box_deltas[place].flatten(1)[:, -deltas.shape[1] :]  # detectron2 has none for the background
+    # detectron2 has none for the background.
+    ours = box_deltas[place].flatten(1)[:, -deltas.shape[1] :]
     assert error(ours, deltas) < 1e-3
     first = same[:8]
     pooled = kept["box_pool"][0][place[: first.sum()]]
