@@ -7,7 +7,6 @@ nonsense: what cannot be told is None, and nothing raises.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib
 import importlib.metadata
@@ -15,9 +14,7 @@ import importlib.util
 import os
 import re
 import shutil
-import signal
 import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -26,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from raymrcnn.device import cambricon
 from raymrcnn.device.cambricon import Card, compare_versions
+from raymrcnn.device.child import run_for
 from raymrcnn.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -350,28 +348,15 @@ def _run_cnmon(
 ) -> str | None:
     """What cnmon printed, or the file that it wrote; None if it hangs or cannot be started.
 
-    It runs in a folder of its own, into which `info -j` writes. Its output goes to a file, and once
-    killed it is waited for only a second: on a wedged driver it may not die.
+    It runs in a folder of its own, into which `info -j` writes.
     """
     with tempfile.TemporaryDirectory(prefix="cnmon-", ignore_cleanup_errors=True) as folder:
-        with open(Path(folder, "stdout"), "wb") as stdout:
-            try:
-                process = subprocess.Popen(
-                    [program, *words],
-                    cwd=folder,
-                    stdin=subprocess.DEVNULL,
-                    stdout=stdout,
-                    stderr=subprocess.DEVNULL,
-                    env={**os.environ, "LC_ALL": "C"},
-                    start_new_session=True,
-                )
-            except OSError:
-                return None
+        env = {**os.environ, "LC_ALL": "C"}
         try:
-            process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait(1)
+            with open(Path(folder, "stdout"), "wb") as stdout:
+                code = run_for([program, *words], timeout_s, stdout, env, folder)
+        except OSError:
+            return None
+        if code is None:
             return None
         return _read(Path(folder, output))

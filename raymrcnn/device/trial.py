@@ -9,10 +9,7 @@ goes wrong before that says nothing about the card, nor does memory that others 
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -23,6 +20,7 @@ from functools import partial
 import torch
 
 from raymrcnn.device.accelerator import ROWS, Accelerator, first_device
+from raymrcnn.device.child import run_for
 
 ANSWER_S = 120.0  # of a card, the start of its driver's work in this process included
 LIMIT_S = 2 * ANSWER_S + 180.0  # of the process: a busy host may take minutes to import torch
@@ -101,23 +99,9 @@ def _run(
     command: Sequence[str], env: Mapping[str, str], limit_s: float
 ) -> tuple[str, int | None, float]:
     """What a program printed and its exit code, None where it hangs; and the limit."""
-    code: int | None = None
     with tempfile.TemporaryFile() as stdout:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=subprocess.DEVNULL,
-            env={**env, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            start_new_session=True,
-        )
-        try:
-            code = process.wait(limit_s)
-        except subprocess.TimeoutExpired:
-            # A process that waits in the driver may not die: it is waited for only a second.
-            with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait(1)
+        whole = {**env, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        code = run_for(command, limit_s, stdout, whole)
         stdout.seek(0)
         return stdout.read().decode(errors="replace"), code, limit_s
 

@@ -9,6 +9,7 @@ torchvision brings and a card's makers may lack; `all-reduce` sums 64 MiB across
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -99,7 +100,9 @@ def _ended(process: subprocess.Popen[str], limit_s: float) -> dict[str, Any]:
         output, errors = process.communicate(timeout=limit_s)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.communicate()
+        # One that waits in the driver may not die.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=1)
         return {"error": f"hangs: no answer in {limit_s:g} s"}
     try:
         found: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
