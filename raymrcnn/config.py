@@ -105,6 +105,11 @@ class ModelConfig:
         _require(self.box_head_convs >= 0, "model.box_head_convs", "must not be negative")
         _require(all(s > 0 for s in self.anchor_sizes), "model.anchor_sizes", "must be positive")
 
+    def shared_heads(self, num_classes: int) -> tuple[str, ...]:
+        """Which of "boxes" and "masks" are one for all classes; of one class none is."""
+        asked = {"boxes": self.class_agnostic_boxes, "masks": self.class_agnostic_masks}
+        return tuple(name for name, is_shared in asked.items() if is_shared and num_classes > 1)
+
     def _require_bounds(self) -> None:
         # A weight file may say anything of its network, which is built to see what fits.
         for name, most in (

@@ -34,6 +34,7 @@ def inspect(
 
     Example: raymrcnn weights inspect e2e_mask_rcnn_R_101_FPN_1x.pth
     """
+    from raymrcnn.config import ModelConfig
     from raymrcnn.infer.inspect import inspect_weights
 
     found = inspect_weights(source)
@@ -54,7 +55,7 @@ def inspect(
             ["backbone", f"{found.model['backbone']}, {found.model['norm']} norms"],
             ["classes", f"{found.num_classes}: {', '.join(found.categories)}{more}"],
         ]
-        shared = [what for what in ("boxes", "masks") if found.model[f"class_agnostic_{what}"]]
+        shared = ModelConfig(**found.model).shared_heads(found.num_classes)
         if shared:
             rows.append(["heads", f"{' and '.join(shared)} of all classes at once"])
         rows.append(["loads", f"all {found.num_tensors} tensors"])

@@ -118,9 +118,10 @@ def convert_weights(source: str, target: str, out: Path, overwrite: bool = False
             long_side=found.long_side,
         )
         state, where = found.state, found.description
-        if target == "torchvision" and _agnostic_heads(found):
+        shared = found.config.shared_heads(len(found.categories))
+        if target == "torchvision" and shared:
             raise WeightError(
-                f"has {' and '.join(_agnostic_heads(found))} of all classes at once, which "
+                f"has {' and '.join(shared)} of all classes at once, which "
                 "torchvision's heads cannot have",
                 where=where,
                 todo="--to detectron2, or --to safetensors",
@@ -175,14 +176,6 @@ def _differences(found: ModelSource, target: str) -> tuple[Difference, ...]:
     )
 
 
-def _agnostic_heads(found: ModelSource) -> tuple[str, ...]:
-    """What is one for all classes, of several."""
-    config = found.config
-    asked = {"boxes": config.class_agnostic_boxes, "masks": config.class_agnostic_masks}
-    several = len(found.categories) > 1
-    return tuple(what for what, is_agnostic in asked.items() if several and is_agnostic)
-
-
 def _sheet(config: ModelConfig) -> Conventions:
     """The numbers that a network of this config has."""
     sheet = CONVENTIONS[config.conventions]
@@ -226,7 +219,7 @@ def _load_with(found: ModelSource, target: str) -> str:
         "boxes": " MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG True",
         "masks": " MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK True",
     }
-    agnostic = "".join(keys[what] for what in _agnostic_heads(found))
+    agnostic = "".join(keys[what] for what in config.shared_heads(num_classes))
     return f"MODEL.ROI_HEADS.NUM_CLASSES {num_classes}{agnostic}" + (
         "" if plain and v1 and config.norm == "frozen" else ", and these sizes and norms of heads"
     )

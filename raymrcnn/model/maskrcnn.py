@@ -288,7 +288,7 @@ def _build_roi_heads(
     config: ModelConfig, sheet: Conventions, num_classes: int, limits: dict[str, Any]
 ) -> BoxAndMaskHeads:
     channels, mask_channels = config.fpn_channels, config.mask_head_channels
-    several = num_classes > 1  # of one class, its boxes and those for all are the same network
+    shared = config.shared_heads(num_classes)
     heads = BoxAndMaskHeads(
         min_box_side=sheet.min_box_side,
         extra_width=sheet.extra_width,
@@ -298,9 +298,7 @@ def _build_roi_heads(
         mask_target_threshold=sheet.mask_target_threshold,
         box_roi_pool=_build_pool(sheet, sheet.box_pool_size),
         box_head=_build_box_head(config, sheet.box_pool_size),
-        box_predictor=BoxPredictor(
-            config.box_head_channels, num_classes + 1, several and config.class_agnostic_boxes
-        ),
+        box_predictor=BoxPredictor(config.box_head_channels, num_classes + 1, "boxes" in shared),
         fg_iou_thresh=sheet.box_fg_iou,
         bg_iou_thresh=sheet.box_bg_iou,
         batch_size_per_image=config.box_samples_per_image,
@@ -314,7 +312,7 @@ def _build_roi_heads(
             norm_layer=LIVE_NORMS.get(config.norm),
         ),
         mask_predictor=MaskPredictor(
-            mask_channels, mask_channels, num_classes + 1, several and config.class_agnostic_masks
+            mask_channels, mask_channels, num_classes + 1, "masks" in shared
         ),
         **limits,
     )

@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from raymrcnn.errors import WeightError
-from raymrcnn.weights.names import CLASS_LOGITS, ROWS_OF_A_CLASS
+from raymrcnn.weights.names import CLASS_SCORES, ROWS_OF_A_CLASS
 from raymrcnn.weights.naming import Rule, num_rows, renamed
 
 _STATE = "weight|bias|running_mean|running_var|num_batches_tracked"
 _KIND = rf"(weight|bias|norm\.(?:{_STATE}))"  # of a convolution that may have a norm
-_LOGITS = CLASS_LOGITS.removesuffix(".weight")
 
 _RES: tuple[Rule, ...] = (
     (rf"stem\.conv1\.norm\.({_STATE})", r"backbone.body.bn1.\1"),
@@ -194,9 +193,9 @@ def _background_first(
 ) -> dict[str, Tensor]:
     """detectron2's background is the last class, and has neither boxes nor masks."""
     moved = dict(state)
-    num_classes = num_rows(state, f"{_LOGITS}.weight") - 1
+    num_classes = num_rows(state, f"{CLASS_SCORES}.weight") - 1
     for kind in ("weight", "bias"):
-        logits = f"{_LOGITS}.{kind}"
+        logits = f"{CLASS_SCORES}.{kind}"
         if num_rows(moved, logits):
             moved[logits] = moved[logits].roll(1, 0)
         for layer, rows in ROWS_OF_A_CLASS.items():
@@ -213,7 +212,7 @@ def _background_first(
 def _background_last(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     moved, background = dict(state), {}
     for kind in ("weight", "bias"):
-        moved[f"{_LOGITS}.{kind}"] = state[f"{_LOGITS}.{kind}"].roll(-1, 0)
+        moved[f"{CLASS_SCORES}.{kind}"] = state[f"{CLASS_SCORES}.{kind}"].roll(-1, 0)
         for layer, rows in ROWS_OF_A_CLASS.items():
             name = f"{layer}.{kind}"
             if num_rows(state, name) > rows:

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 
 BODY = "backbone.body."
-CLASS_LOGITS = "roi_heads.box_predictor.cls_score.weight"
+CLASS_SCORES = "roi_heads.box_predictor.cls_score"
+CLASS_LOGITS = f"{CLASS_SCORES}.weight"
 BOX_DELTAS = "roi_heads.box_predictor.bbox_pred"
 MASK_LOGITS = "roi_heads.mask_predictor.mask_fcn_logits"
 # Rows that a class has in a layer, unless one class's are for all of them.
@@ -20,7 +21,7 @@ ROWS_OF_A_CLASS = {BOX_DELTAS: 4, MASK_LOGITS: 1}
 # Tensors whose shape depends on the number of classes.
 CLASS_DEPENDENT = tuple(
     f"{layer}.{kind}"
-    for layer in (CLASS_LOGITS.removesuffix(".weight"), BOX_DELTAS, MASK_LOGITS)
+    for layer in (CLASS_SCORES, BOX_DELTAS, MASK_LOGITS)
     for kind in ("weight", "bias")
 )
 
