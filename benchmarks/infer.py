@@ -3,7 +3,7 @@
 From a file to run-length strings: decode, network, paste, encode, one photograph at a time. The
 peer is PIL, torchvision's model in eval mode, `> 0.5` and pycocotools' `encode`. Same weights
 (seeded, with tens of detections an image), same photographs, in turn. Ours runs as it does by
-default, whose results must equal the peer's; with norms folded into convolutions; and in bfloat16.
+default, whose results are compared with the peer's; with norms folded into convolutions; and in bfloat16.
 
 Stated besides: what share of the machine's own rate of matrix products each of ours reaches over
 the whole way (the network's operations by the seconds of an image), and the mask AP of each against
@@ -182,11 +182,14 @@ def mask_ap(images: list[Path], truth: list[Any], found: list[Any]) -> float:
     return float(scores.stats[0])
 
 
-def require_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    assert found["labels"] == expected["labels"]
-    assert found["rles"] == expected["rles"]
-    assert np.allclose(found["boxes"], expected["boxes"], rtol=0, atol=1e-3)
-    assert np.allclose(found["scores"], expected["scores"], rtol=0, atol=1e-6)
+def equal(found: dict[str, Any], expected: dict[str, Any]) -> bool:
+    """Labels and masks bit by bit, boxes within 1e-3 pixels, scores within 1e-6."""
+    return (
+        found["labels"] == expected["labels"]
+        and found["rles"] == expected["rles"]
+        and np.allclose(found["boxes"], expected["boxes"], rtol=0, atol=1e-3)
+        and np.allclose(found["scores"], expected["scores"], rtol=0, atol=1e-6)
+    )
 
 
 def shared_share(found: dict[str, Any], expected: dict[str, Any]) -> float:
@@ -198,10 +201,12 @@ def shared_share(found: dict[str, Any], expected: dict[str, Any]) -> float:
 def measure(images: list[Path], weights: Path, threads: int) -> dict[str, Any]:
     sides = {name: Side(name, threads, "--weights", str(weights)) for name in SIDES}
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in SIDES}
+    different = []  # names of photographs
     for index, path in enumerate([images[0], *images]):
         answers = {name: side.ask(str(path)) for name, side in sides.items()}
-        require_equal(answers["raymrcnn"], answers["torchvision"])
         if index:  # the first warms up
+            if not equal(answers["raymrcnn"], answers["torchvision"]):
+                different.append(path.name)
             for name, answer in answers.items():
                 found[name].append(answer)
         if index % 10 == 0:
@@ -229,6 +234,8 @@ def measure(images: list[Path], weights: Path, threads: int) -> dict[str, Any]:
             )
             for n, of in found.items()
         },
+        "images_equal_in_float32": len(base) - len(different),
+        "photographs_that_differ": different,
         "identical_masks": {
             n: round(statistics.mean(map(shared_share, of, base)), 3) for n, of in found.items()
         },
@@ -274,7 +281,10 @@ def main() -> None:
             f"  {text:28s} {seconds:6.2f} s {ratio:5.2f} times   {same:5.1%} of masks identical   "
             f"AP {ap:.3f}   {share:.0%} of the rate of matrix products"
         )
-    print("  (float32: boxes within 1e-3 px and scores within 1e-6 as well, or this stops)")
+    print(
+        f"  float32: {result['images_equal_in_float32']} of {result['images']} photographs with equal "
+        f"labels and masks, boxes within 1e-3 px and scores within 1e-6"
+    )
     out = options.out or (None if options.quick else RESULTS)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)

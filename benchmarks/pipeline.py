@@ -81,8 +81,8 @@ class MakeLabeler:
         return Labeler(predictor, Path(self.folder), batch_size=4, decode_threads=1)
 
 
-def cpu_seconds() -> dict[str, float]:
-    """Processor seconds so far of this process and all below it, by what they are."""
+def cpu_seconds() -> dict[int, tuple[str, float]]:
+    """What each of this process and all below it is, and its processor seconds so far."""
     parents, taken = {}, {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -93,13 +93,21 @@ def cpu_seconds() -> dict[str, float]:
         pid, fields = int(stat.parent.name), rest.split()
         parents[pid] = int(fields[1])
         taken[pid] = (title or name, (int(fields[11]) + int(fields[12])) / TICKS)
-    seconds: dict[str, float] = defaultdict(float)
+    below = {}
     for pid, (title, spent) in taken.items():
         above = pid
         while above not in (0, os.getpid()):
             above = parents.get(above, 0)
         if above:
-            seconds["driver" if pid == os.getpid() else kind_of(title)] += spent
+            below[pid] = ("driver" if pid == os.getpid() else kind_of(title), spent)
+    return below
+
+
+def spent_between(before: dict[int, tuple[str, float]]) -> dict[str, float]:
+    """Processor seconds since then, by what a process is now: Ray's workers change their titles."""
+    seconds: dict[str, float] = defaultdict(float)
+    for pid, (kind, spent) in cpu_seconds().items():
+        seconds[kind] += spent - before.get(pid, ("", 0.0))[1]
     return dict(seconds)
 
 
@@ -122,13 +130,16 @@ def run_side(side: str, weights: str, out: str, images: list[str], threads: int)
     prepared, make = prepare(job), MakeLabeler(weights, out, threads)
     marks: list[float] = []
     summaries: list[Any] = []
-    spent: list[dict[str, float]] = []
+    before: dict[int, tuple[str, float]] = {}
+    spent: dict[str, float] = {}
 
     def on_block(summary: Any) -> None:
         marks.append(time.perf_counter())
         summaries.append(summary)
-        if len(marks) in (1, prepared.predictions.num_blocks):
-            spent.append(cpu_seconds())
+        if len(marks) == 1:
+            before.update(cpu_seconds())
+        if len(marks) == prepared.predictions.num_blocks:
+            spent.update(spent_between(before))
 
     if side == "alone":
         labeler = make(1)
@@ -144,9 +155,7 @@ def run_side(side: str, weights: str, out: str, images: list[str], threads: int)
         "images": num,
         "images_per_s": num / (marks[-1] - marks[0]),
         "in_blocks_ms": {s: sum(getattr(b, s) for b in summaries[1:]) / num * 1e3 for s in stages},
-        "cpu_ms": {
-            kind: (spent[1][kind] - spent[0].get(kind, 0.0)) / num * 1e3 for kind in spent[1]
-        },
+        "cpu_ms": {kind: seconds / num * 1e3 for kind, seconds in spent.items()},
     }
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 import threading
@@ -17,13 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from _seeded import machine
 
 from raymrcnn.config import override
 from raymrcnn.data.synthetic import write_synthetic
 from raymrcnn.device.accelerator import CPU
-from raymrcnn.device.on_ray import ray_session
+from raymrcnn.device.on_ray import ray_session, worker_device
 from raymrcnn.recipes import tiny
 from raymrcnn.train.job import PreparedJob, TrainJob, prepare
 from raymrcnn.train.on_ray import run_training
@@ -39,8 +37,8 @@ def job(data: Path, run: Path, steps: int) -> PreparedJob:
 
 
 def in_process(one: PreparedJob, tell: Callable[[dict[str, Any]], None]) -> None:
-    torch.set_num_threads(os.cpu_count() or 1)  # as of a worker that is alone on its machine
-    train_worker(one, torch.device("cpu"), Channel(tell=tell, stop_asked=lambda: False))
+    device = worker_device(CPU, 1)  # as of a worker that is alone on its machine
+    train_worker(one, device, Channel(tell=tell, stop_asked=lambda: False))
 
 
 def through_ray(one: PreparedJob, tell: Callable[[dict[str, Any]], None]) -> None:

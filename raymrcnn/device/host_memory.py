@@ -18,7 +18,9 @@ def reuse_freed_memory() -> bool:
     By default glibc returns every large block to the system, so that each activation of a network
     on a CPU is made of fresh pages that the kernel must clear: a fifth of the time of a forward
     pass. The price is that the process stays at its highest memory use. For processes that do
-    nothing else than run a network; to be called before the first batch.
+    nothing else than run a network; to be called before the first batch. Threads that asked for
+    memory before have heaps of their own, which glibc gives back all the same: run the network in
+    the main thread, or in one that is started after this call.
 
     Returns:
         Whether the allocator took the settings; False where it is not glibc's.

@@ -204,7 +204,9 @@ def _summaries(
             max_tasks_in_flight_per_actor=2 * IN_FLIGHT,
             # On a CPU decoding and predicting would only take turns at the same cores.
             max_concurrent_calls_per_actor=1 if accelerator is CPU else IN_FLIGHT,
-            enable_true_multi_threading=accelerator is not CPU,
+            # Else the labeler would be called in a thread of its own, to which glibc gives heaps
+            # that go back to the system when they are freed: a sixth of the time on a CPU.
+            enable_true_multi_threading=True,
         ),
         num_cpus=resources["CPU"],
         num_gpus=resources.get("GPU"),

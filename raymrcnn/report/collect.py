@@ -41,6 +41,7 @@ class Metrics:
     resumed_at: tuple[int, ...]  # steps from which the run went on after a stop
     num_unreadable: int
     num_left_out: int = 0  # steps whose loss was not finite
+    without_cards: tuple[str, ...] = ()  # cards that did no work and were left out, each once
 
     def __len__(self) -> int:
         return len(self.columns["step"])
@@ -145,11 +146,13 @@ def read_metrics(path: Path) -> Metrics | None:
     names = {name for row in rows for name in row}
     columns = {name: np.asarray([_float(row.get(name)) for row in rows]) for name in names}
     left_out = [row["left_out"] for row in rows if isinstance(row.get("left_out"), list)]
+    cards = [row["without_cards"] for row in rows if isinstance(row.get("without_cards"), list)]
     return Metrics(
         columns=columns,
         resumed_at=tuple(sorted(set(resumed))),
         num_unreadable=num_unreadable,
         num_left_out=sum(map(len, left_out)),
+        without_cards=tuple(dict.fromkeys(str(card) for group in cards for card in group)),
     )
 
 

@@ -97,6 +97,8 @@ def _lead(metrics: Metrics, window: int) -> str:
         steps = ", ".join(str(step) for step in metrics.resumed_at[:8])
         more = " and later" if len(metrics.resumed_at) > 8 else ""
         text += f" Vertical lines: the run was resumed at step {steps}{more}."
+    if metrics.without_cards:
+        text += f" Left out, as they did no work: {'; '.join(metrics.without_cards)}."
     if metrics.num_left_out:
         text += f" {count(metrics.num_left_out, 'step')} left out: the loss was not finite."
     if metrics.num_unreadable:

@@ -437,7 +437,7 @@ def test_restarts_waits_and_scores_on_the_way_are_shown(folders: Folders) -> Non
     lines = [json.loads(line) for line in (folders.run / rundir.METRICS).open()]
     for k, line in enumerate(lines):
         line |= {"checkpoint_wait_s": 0.5, "workers": 2 if k < 20 else 1, "peak_memory_bytes": 3e9}
-    lines[20]["resumed_from"] = 200
+    lines[20] |= {"resumed_from": 200, "without_cards": ["MLU card 1 of host-b"]}
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (folders.run / rundir.METRICS).write_text(text)
     scored = {
@@ -448,6 +448,7 @@ def test_restarts_waits_and_scores_on_the_way_are_shown(folders: Folders) -> Non
     page = Page(write_report([folders.run]))
     for said in (
         "Waiting for checkpoints", "Workers", "resumed at step 200", "2.8 GiB",
+        "Left out, as they did no work: MLU card 1 of host-b.",
         "best at step 200: mask AP 0.310", "Scores of 3 checkpoints",
     ):  # fmt: skip
         assert said in page.text, said

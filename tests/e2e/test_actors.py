@@ -1,0 +1,100 @@
+"""Actors of a prediction job: when what they did is told, and which thread they work in."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray import cloudpickle
+
+from raymrcnn.device.accelerator import CPU
+from raymrcnn.device.on_ray import ray_session
+from raymrcnn.infer.inputs import tables_of
+from raymrcnn.infer.job import InferJob, PreparedInfer
+from raymrcnn.infer.labeler import BlockSummary
+from raymrcnn.infer.on_ray import run_inference
+from raymrcnn.infer.sink import commit_block, open_predictions
+from raymrcnn.structures import ImageRef
+
+pytestmark = pytest.mark.ray
+LIMIT_S = 60
+
+
+class Labeler:
+    """Finds nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, workers_here: int) -> Labeler:
+        return self
+
+    def note(self, block: int) -> str:
+        raise NotImplementedError
+
+    def label_block(self, block: int, rows: range) -> BlockSummary:
+        note = self.note(block)
+        commit_block(self.folder, block, [], [])
+        zeros: dict[str, Any] = dict.fromkeys(
+            ("num_failures", "num_detections", "seconds", "decode_s", "device_s", "idle_s",
+             "paste_s", "commit_s", "num_ready", "num_to_paste"), 0,
+        )  # fmt: skip
+        return BlockSummary(block=block, num_images=len(rows), error="", note=note, **zeros)
+
+
+class Waiting(Labeler):
+    """Each block but the first waits until the one before was told of."""
+
+    def note(self, block: int) -> str:
+        end = time.monotonic() + LIMIT_S
+        told = self.folder.parent / f"told-{block - 1}"
+        while block and not told.exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        return "" if time.monotonic() < end else "late"
+
+
+class NamingItsThread(Labeler):
+    def note(self, block: int) -> str:
+        return "main" if threading.current_thread() is threading.main_thread() else "another"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def session() -> Iterator[None]:
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    with ray_session(None, CPU, 1):
+        yield
+
+
+def run(labeler: Labeler, on_block: Callable[[BlockSummary], None]) -> None:
+    refs = [ImageRef(image_id=k, file_name=f"{k}.jpg", uri="") for k in range(1, 49)]
+    predictions = open_predictions(labeler.folder, tables_of(refs), {}, {})
+    job = InferJob(weights="", out=labeler.folder, images=("x",))
+    run_inference(
+        PreparedInfer(job=job, predictions=predictions),
+        cluster=None,
+        on_block=on_block,
+        make_labeler=labeler,
+    )
+
+
+def test_a_block_is_told_of_before_the_next_is_done(tmp_path: Path) -> None:
+    seen: list[BlockSummary] = []
+
+    def on_block(summary: BlockSummary) -> None:
+        seen.append(summary)
+        (tmp_path / f"told-{summary.block}").touch()
+
+    run(Waiting(tmp_path / "predictions"), on_block)
+    assert [(one.block, one.note) for one in seen] == [(0, ""), (1, ""), (2, "")]
+
+
+def test_on_a_cpu_the_network_runs_in_the_main_thread(tmp_path: Path) -> None:
+    """The C allocator keeps freed memory for that thread alone (see `reuse_freed_memory`)."""
+    notes: list[str] = []
+    run(NamingItsThread(tmp_path / "predictions"), lambda summary: notes.append(summary.note))
+    assert notes == ["main"] * 3
