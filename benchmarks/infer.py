@@ -3,7 +3,8 @@
 From a file to run-length strings: decode, network, paste, encode, one photograph at a time. The
 peer is PIL, torchvision's model in eval mode, `> 0.5` and pycocotools' `encode`. Same weights
 (seeded, with tens of detections an image), same photographs, in turn. Ours runs as it does by
-default, whose results are compared with the peer's; with norms folded into convolutions; and in bfloat16.
+default, whose results are compared with the peer's; with norms folded into convolutions; and in
+bfloat16.
 
 Stated besides: what share of the machine's own rate of matrix products each of ours reaches over
 the whole way (the network's operations by the seconds of an image), and the mask AP of each against
@@ -235,7 +236,7 @@ def measure(images: list[Path], weights: Path, threads: int) -> dict[str, Any]:
             for n, of in found.items()
         },
         "images_equal_in_float32": len(base) - len(different),
-        "photographs_that_differ": different,
+        "different": different,
         "identical_masks": {
             n: round(statistics.mean(map(shared_share, of, base)), 3) for n, of in found.items()
         },
@@ -282,8 +283,8 @@ def main() -> None:
             f"AP {ap:.3f}   {share:.0%} of the rate of matrix products"
         )
     print(
-        f"  float32: {result['images_equal_in_float32']} of {result['images']} photographs with equal "
-        f"labels and masks, boxes within 1e-3 px and scores within 1e-6"
+        f"  float32: {result['images_equal_in_float32']} of {result['images']} photographs with "
+        f"equal labels and masks, boxes within 1e-3 px and scores within 1e-6"
     )
     out = options.out or (None if options.quick else RESULTS)
     if out:
