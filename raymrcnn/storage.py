@@ -1,19 +1,23 @@
 """Files behind a URI: the few operations that data, runs and predictions need, through pyarrow.
 
 A name is a URI (`s3://bucket/folder?region=...`, `gs://`, `hdfs://`, `abfs://`, `file:///`), or a
-path of this machine. Object stores have no rename: a write is one upload, visible when it is whole.
+path of this machine. Object stores have no rename: a write is one upload, visible when it is whole
+(on Azure an empty file stands there before, which `names` leaves out); HDFS shows files while they
+are written, and there a write is a rename.
 Nothing is cached here; only `remove` and `remove_below` delete. What takes a `Place` does on a path
 of this machine what `rundir` does.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import posixpath
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,7 @@ from raymrcnn.errors import ConfigError, DataError, OutputError
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # one slash: `Path` takes the other away
 _CHUNK_BYTES = 1 << 20
+_SHOWN_WHILE_WRITTEN = ("hdfs",)
 
 Place = Path | str  # a path of this machine, or a URI
 
@@ -119,7 +124,7 @@ def size(uri: str) -> int | None:
 
 
 def names(uri: str) -> list[str]:
-    """Names of what lies in a folder, sorted; empty where there is none.
+    """Names of what lies in a folder, but empty files, sorted; none where there is no such folder.
 
     Raises:
         DataError: the storage does not answer.
@@ -129,7 +134,7 @@ def names(uri: str) -> list[str]:
         found = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(uri, error) from None
-    return sorted(item.base_name for item in found)
+    return sorted(i.base_name for i in found if i.type != fs.FileType.File or i.size)
 
 
 def read(uri: str, start: int = 0, length: int | None = None) -> bytes:
@@ -171,10 +176,24 @@ def write(uri: str, data: bytes) -> None:
         rundir.write_atomic(Path(path), functools.partial(_fill, data=data))
         return
     try:
-        with system.open_output_stream(path) as stream:
+        with _whole(system, path) as target, system.open_output_stream(target) as stream:
             stream.write(data)
     except (pa.ArrowException, OSError) as error:
         raise _unwritable(uri, error) from None
+
+
+@contextlib.contextmanager
+def _whole(system: fs.FileSystem, path: str) -> Iterator[str]:
+    """Where to write a file so that it is there whole or not at all."""
+    if system.type_name not in _SHOWN_WHILE_WRITTEN:
+        yield path
+        return
+    folder, name = posixpath.split(path)
+    written = posixpath.join(folder, rundir.TMP_PREFIX + name)
+    yield written
+    with contextlib.suppress(FileNotFoundError):
+        system.delete_file(path)  # a rename does not replace there
+    system.move(written, path)
 
 
 def remove(uri: str) -> None:
@@ -288,7 +307,11 @@ def upload(source: Path, uri: str) -> None:
         rundir.write_atomic(Path(path), functools.partial(_copy, source))
         return
     try:
-        with source.open("rb") as data, system.open_output_stream(path) as stream:
+        with (
+            source.open("rb") as data,
+            _whole(system, path) as target,
+            system.open_output_stream(target) as stream,
+        ):
             shutil.copyfileobj(data, stream, _CHUNK_BYTES)
     except (pa.ArrowException, OSError) as error:
         raise _unwritable(uri, error) from None

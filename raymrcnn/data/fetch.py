@@ -10,6 +10,7 @@ import functools
 import os
 import threading
 import time
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 
 from raymrcnn import storage
 from raymrcnn.data.store import ImageStore
-from raymrcnn.errors import DataError
+from raymrcnn.errors import ConfigError, DataError
 from raymrcnn.structures import ImageRef
 
 # Columns by the names that programs give them, in the order of preference.
@@ -27,7 +28,9 @@ BYTES_COLUMNS = ("bytes", "image_bytes", "image", "jpg", "jpeg", "png", "webp", 
 PLACE_COLUMNS = ("uri", "url", "path", "image_path", "file_name")
 
 TRIES, WAIT_S = 3, 0.5  # of a remote read, doubling
-_GROUPS_KEPT = 4  # row groups of images in memory
+# Row groups of images in memory. Two even where they are large: blocks that are labelled at once
+# may lie in two.
+_MOST_GROUPS, _FEWEST_GROUPS, _MOST_GROUP_BYTES = 4, 2, 1 << 30
 _GONE = "no such file"
 
 
@@ -51,16 +54,22 @@ class Fetcher:
             return self._store.read(ref.image_id, ref.file_name)
         if not ref.uri:
             raise DataError("the input names no place for this image")
-        if not storage.is_uri(ref.uri):
+        try:
+            return _read_patiently(ref)
+        except (ConfigError, ValueError) as error:  # of a place that no storage knows
+            what = error.what if isinstance(error, ConfigError) else storage.one_line(error)
+            raise DataError(what, where=ref.uri) from None
+
+
+def _read_patiently(ref: ImageRef) -> bytes | Path:
+    for number in range(TRIES - 1 if storage.is_uri(ref.uri) else 0):
+        try:
             return _read(ref)
-        for number in range(TRIES - 1):
-            try:
-                return _read(ref)
-            except DataError as error:
-                if error.what == _GONE:
-                    raise
-                time.sleep(WAIT_S * 2**number)
-        return _read(ref)
+        except DataError as error:
+            if error.what == _GONE:
+                raise
+            time.sleep(WAIT_S * 2**number)
+    return _read(ref)
 
 
 def _read(ref: ImageRef) -> bytes | Path:
@@ -82,7 +91,7 @@ def _row(uri: str, row: int) -> bytes:
     ends = _group_ends(uri)
     group = int(np.searchsorted(ends, row, side="right"))
     with _lock_of(uri, group):  # so that threads do not all read one row group
-        column = _group(uri, group)
+        column = _groups.get(uri, group)
     first = int(ends[group - 1]) if group else 0
     value = column[row - first].as_py()
     if isinstance(value, dict):
@@ -98,8 +107,33 @@ def _group_ends(uri: str) -> Any:
         return np.cumsum([file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)])
 
 
-@functools.lru_cache(maxsize=_GROUPS_KEPT)
-def _group(uri: str, group: int) -> pa.ChunkedArray:
+class _Groups:
+    """The row groups that were read last, as long as they are not too much; for several threads."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, int], pa.ChunkedArray] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, uri: str, group: int) -> pa.ChunkedArray:
+        with self._lock:
+            if (uri, group) in self._kept:
+                self._kept.move_to_end((uri, group))
+                return self._kept[uri, group]
+        column = _read_group(uri, group)
+        with self._lock:
+            self._kept[uri, group] = column
+            while len(self._kept) > _MOST_GROUPS or (
+                len(self._kept) > _FEWEST_GROUPS
+                and sum(one.nbytes for one in self._kept.values()) > _MOST_GROUP_BYTES
+            ):
+                self._kept.popitem(last=False)
+        return column
+
+
+_groups = _Groups()
+
+
+def _read_group(uri: str, group: int) -> pa.ChunkedArray:
     with _opened(uri) as file:
         name, _ = parquet_column(file.schema_arrow)
         try:

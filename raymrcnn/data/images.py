@@ -178,7 +178,7 @@ def _read(data: bytes | str | os.PathLike[str], max_pixels: int) -> tuple[Image.
                 where=name,
             )
         image.load()
-    except DataError:
+    except (DataError, MemoryError):  # the image may be sound
         raise
     except UnidentifiedImageError:
         raise DataError("not an image in a known format", where=name) from None

@@ -274,6 +274,81 @@ def test_a_device_that_holds_no_image_says_what_to_do(
     assert opened.pending() == [0]
 
 
+def test_a_device_that_another_fills_meanwhile_ends_the_job_and_fails_no_image(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refs = square_images(tmp_path / "images", 40)
+    opened = open_predictions(tmp_path / "out", tables_of(refs), {}, {})
+    labeler = Labeler(predictor, tmp_path / "out", 4, decode_threads=1)
+    labeler.label_block(0, opened.rows_of(0))
+    out_of_memory_above(monkeypatch, predictor, 0)
+    with pytest.raises(RunError, match="free the device"):
+        labeler.label_block(1, opened.rows_of(1))
+    assert opened.pending() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "said", ["CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"]
+)
+def test_what_drivers_say_of_memory_is_understood(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    forward = predictor.forward
+
+    def limited(images: Sequence[torch.Tensor]) -> list[HostDetections]:
+        if len(images) > 2:
+            raise RuntimeError(said)
+        return forward(images)
+
+    monkeypatch.setattr(predictor, "forward", limited)
+    done, _ = label(predictor, tmp_path / "out", square_images(tmp_path / "images", 8), 4)
+    assert done.manifest["num_failures"] == 0
+
+
+def test_a_host_without_memory_ends_the_job_and_fails_no_image(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refs = square_images(tmp_path / "images", 4)
+
+    def load(image: Image.Image) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
+    opened = open_predictions(tmp_path / "out", tables_of(refs), {}, {})
+    labeler = Labeler(predictor, tmp_path / "out", 4, decode_threads=1)
+    with pytest.raises(RunError, match=r"00\.png: the machine has too little memory to decode"):
+        labeler.label_block(0, opened.rows_of(0))
+    assert opened.pending() == [0]
+
+
+def test_large_images_are_not_decoded_far_ahead(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refs = square_images(tmp_path / "images", 32)
+    monkeypatch.setattr(labeler_module, "MOST_DECODED_BYTES", 6 * 3 * 80 * 80)
+    decode, forward = Decoder(), predictor.forward
+    decoded: list[int] = []
+    held: list[int] = []
+
+    def counted(ref: ImageRef) -> torch.Tensor:
+        decoded.append(ref.image_id)
+        return decode(ref)
+
+    def watched(images: Sequence[torch.Tensor]) -> list[HostDetections]:
+        time.sleep(0.02)  # whoever wants to decode ahead may
+        held.append(len(decoded) - sum(sizes))
+        sizes.append(len(images))
+        return forward(images)
+
+    sizes: list[int] = []
+    monkeypatch.setattr(predictor, "forward", watched)
+    opened = open_predictions(tmp_path / "out", tables_of(refs), {}, {})
+    labeler = Labeler(predictor, tmp_path / "out", 16, decode_threads=2, decode=counted)
+    labeler.label_block(0, opened.rows_of(0))
+    assert sum(sizes) == 16
+    assert max(held) <= 8, "six, and one in each thread"
+
+
 def test_other_errors_of_the_device_are_not_taken_for_lack_of_memory(
     predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,6 +398,22 @@ def test_the_time_the_device_stands_still_is_counted(predictor: Predictor, tmp_p
     assert 0.25 < summary.idle_s < summary.seconds  # after the first batch, three times 0.2 s
     assert summary.decode_s > 0.8
     assert summary.num_ready == 0
+
+
+def test_images_that_wait_for_the_device_are_counted(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refs = square_images(tmp_path / "images", 16)
+    forward = predictor.forward
+
+    def slowly(images: Sequence[torch.Tensor]) -> list[HostDetections]:
+        time.sleep(0.1)
+        return forward(images)
+
+    monkeypatch.setattr(predictor, "forward", slowly)
+    opened = open_predictions(tmp_path / "out", tables_of(refs), {}, {})
+    summary = Labeler(predictor, tmp_path / "out", 2, 2).label_block(0, opened.rows_of(0))
+    assert summary.num_ready >= 2  # up to four are decoded ahead
 
 
 def test_images_wait_for_others_of_their_size(

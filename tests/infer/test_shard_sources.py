@@ -295,6 +295,38 @@ def test_a_storage_that_stumbles_is_asked_again(
         Fetcher()(gone)
 
 
+@pytest.mark.parametrize(
+    "uri", ["https://host/a.jpg", "nothing://host/a.jpg", "s3:/bucket/a.jpg", "/tmp/a\0.parquet"]
+)
+def test_a_place_that_no_storage_knows_fails_its_image_alone(uri: str) -> None:
+    ref = ImageRef(image_id=1, file_name="a", uri=uri, row=0 if "parquet" in uri else -1)
+    with pytest.raises(DataError):
+        Fetcher()(ref)
+
+
+def test_large_row_groups_are_not_all_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.parquet"
+    table = pa.table({"image_id": range(8), "bytes": [bytes([k]) * 1000 for k in range(8)]})
+    pq.write_table(table, path, row_group_size=1)
+    refs = [ImageRef(image_id=k, file_name="a", uri=str(path), row=k) for k in range(8)]
+    read: list[int] = []
+    read_group = fetch_module._read_group
+    monkeypatch.setattr(
+        fetch_module, "_read_group", lambda uri, k: (read.append(k), read_group(uri, k))[1]
+    )
+    for limit, kept in ((10**6, (7, 6, 5, 4)), (2500, (7, 6)), (10, (7, 6))):
+        monkeypatch.setattr(fetch_module, "_groups", fetch_module._Groups())
+        monkeypatch.setattr(fetch_module, "_MOST_GROUP_BYTES", limit)
+        for ref in refs:
+            assert Fetcher()(ref) == bytes([ref.row]) * 1000
+        read.clear()
+        for row in kept:
+            Fetcher()(refs[row])
+        assert read == [], "these are kept"
+        Fetcher()(refs[kept[-1] - 1])
+        assert read == [kept[-1] - 1], "and no others"
+
+
 def test_a_million_local_names_need_no_search_of_the_disk(made_up: Path) -> None:
     """Each image of a split is looked up in a listing, not by up to four questions to the disk."""
     index, _ = open_dataset(made_up, "val2017")
