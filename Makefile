@@ -32,6 +32,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	MYPYPATH=benchmarks:. $(BIN)/mypy --config-file= --ignore-missing-imports --check-untyped-defs benchmarks/*.py
 
 docs: install
 	$(BIN)/mkdocs build --strict --quiet

@@ -156,7 +156,7 @@ def mask_ap(images: list[Path], truth: list[Any], found: list[Any]) -> float:
     sizes = [Image.open(path).size for path in images]
 
     def entries(answers: list[Any], most: int) -> list[dict[str, Any]]:
-        rows = []
+        rows: list[dict[str, Any]] = []
         for k, (answer, (width, height)) in enumerate(zip(answers, sizes, strict=True)):
             columns = (answer["boxes"], answer["scores"], answer["labels"], answer["rles"])
             for (x1, y1, x2, y2), score, label, rle in list(zip(*columns, strict=True))[:most]:

@@ -95,7 +95,7 @@ def step_s(machine: Machine, cards: int) -> float:
 
 def rows() -> list[tuple[str, ...]]:
     """The cells of the table."""
-    found = []
+    found: list[tuple[str, ...]] = []
     for machine in MACHINES:
         for cards in CARDS:
             seconds, batch = step_s(machine, cards), machine.images * cards

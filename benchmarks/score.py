@@ -36,7 +36,7 @@ from raymrcnn.structures import Category
 
 RESULTS = Path(__file__).parent / "results" / "score.json"
 HEIGHT, WIDTH = 480, 640
-CATEGORIES = [{"id": k, "name": f"kind {k}"} for k in range(1, 91) if k % 9]
+CATEGORIES: list[dict[str, Any]] = [{"id": k, "name": f"kind {k}"} for k in range(1, 91) if k % 9]
 
 Data = tuple[list[Any], list[Any], list[Any]]
 
@@ -187,8 +187,8 @@ def main() -> None:
         " boxes and masks; numbers identical"
     )
     print(f"{'threads':>8} {'pycocotools s':>14} {'raymrcnn s':>11} {'ratio':>7}")
-    for threads, run in runs.items():
-        print(f"{threads:>8} {run['pycocotools_s']:14.2f} {run['raymrcnn_s']:11.3f}", end="")
+    for number, run in runs.items():
+        print(f"{number:>8} {run['pycocotools_s']:14.2f} {run['raymrcnn_s']:11.3f}", end="")
         print(f" {run['ratio']:7.1f}")
     out = options.out or (None if options.quick else RESULTS)
     if out:

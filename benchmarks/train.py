@@ -50,7 +50,7 @@ SIDES = {
 }
 COMPILED = "raymrcnn_compiled"  # as optim.compile does
 LOW = {"cpu": "bfloat16", "cuda": "float16"}
-Annotation = dict[str, Tensor]
+Annotation = dict[str, Any]  # tensors
 Step = Callable[[], dict[str, Tensor]]
 Chosen = list[tuple[Tensor, Tensor]]  # places of positives and negatives, an image each
 
@@ -169,7 +169,7 @@ def ours(setup: argparse.Namespace, images: list[Tensor], batch: list[Annotation
         return taken[-1]
 
     if setup.precision == "float32":
-        heads.sample_balanced = proposals.sample_balanced = recorded
+        vars(heads)["sample_balanced"] = vars(proposals)["sample_balanced"] = recorded
     config = OptimConfig(
         precision=setup.precision, bias_lr_factor=1.0, bias_weight_decay=1e-4, momentum=0.9
     )
