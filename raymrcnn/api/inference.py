@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -103,7 +104,10 @@ def infer(
     """
     from raymrcnn.infer.on_ray import default_workers, run_inference
 
-    with chosen_cards(device, workers, accelerator, cluster) as cards:
+    with (
+        contextlib.ExitStack() as held,  # the folder, from before its job is looked at
+        chosen_cards(device, workers, accelerator, cluster) as cards,
+    ):
         batch_size = batch_size or (4 if cards.accelerator is CPU else 32)
         require_known_batch(cards, batch_size, force=force)
         prepared = prepare_infer(
@@ -128,7 +132,8 @@ def infer(
                 max_failures=max_failures,
                 limit=limit,
                 allow_partial=allow_partial,
-            )
+            ),
+            held,
         )
         before = prepared.predictions
         if on_start is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -65,8 +66,12 @@ class PreparedInfer:
     left: tuple[str, ...] = ()  # tensors of the weights that the network has no place for
 
 
-def prepare(job: InferJob) -> PreparedInfer:
+def prepare(job: InferJob, held: contextlib.ExitStack | None = None) -> PreparedInfer:
     """Check options, images and weights, and open the predictions folder.
+
+    Args:
+        job: what to do.
+        held: keeps other processes out of the folder, see `open_predictions`.
 
     Raises:
         ConfigError, DataError, WeightError, DeviceError, OutputError: one line each.
@@ -107,6 +112,7 @@ def prepare(job: InferJob) -> PreparedInfer:
             "hardware": hardware(job.accelerator),  # of the host that started it first
             "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         },
+        held,
     )
     return PreparedInfer(
         job=job, predictions=predictions, index=index, store=store, source=source, left=left

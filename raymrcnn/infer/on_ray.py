@@ -8,14 +8,12 @@ decode workers, and only then, pixels travel too: from them to the cards.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -38,7 +36,6 @@ from raymrcnn.infer.job import InferJob, PreparedInfer, predictor_of
 from raymrcnn.infer.labeler import BlockLabeler, BlockSummary, Decoder, Labeler
 from raymrcnn.infer.sink import Predictions, finish, image_ids, part_place
 from raymrcnn.infer.threads import choose_num_threads
-from raymrcnn.rundir import exclusive
 from raymrcnn.score.coco import Scores
 from raymrcnn.score.files import read_scores, write_scores
 from raymrcnn.score.on_ray import EarlyMatching, score_predictions
@@ -66,7 +63,8 @@ def run_inference(
 ) -> tuple[Predictions, Scores | dict[str, Any] | None]:
     """Label what is not labelled yet, gather the failures, and score where asked.
 
-    Scores that were there before come as the document that they were written as.
+    Scores that were there before come as the document that they were written as. The folder is
+    held by the caller, who opened it: see `open_predictions`.
 
     Args:
         prepared: the job.
@@ -78,31 +76,29 @@ def run_inference(
         RaymrcnnError: of an actor, as it was raised there; or more failures than allowed.
     """
     folder, index = prepared.predictions.folder, prepared.index
-    # An object store has no locks; what two processes commit there does not clash.
-    with exclusive(folder) if isinstance(folder, Path) else contextlib.nullcontext():
-        if index is None or not prepared.job.score:
-            return _run(prepared, cluster, on_block, make_labeler), None
-        there = read_scores(folder) if prepared.predictions.complete else None
-        if there is not None:
-            return prepared.predictions, there
-        accelerator = ROWS[prepared.job.accelerator]
-        with ray_session(cluster, accelerator, prepared.job.workers):
-            # On a CPU labelling and matching would take turns at the same cores.
-            early = None if accelerator is CPU else EarlyMatching(index)
+    if index is None or not prepared.job.score:
+        return _run(prepared, cluster, on_block, make_labeler), None
+    there = read_scores(folder) if prepared.predictions.complete else None
+    if there is not None:
+        return prepared.predictions, there
+    accelerator = ROWS[prepared.job.accelerator]
+    with ray_session(cluster, accelerator, prepared.job.workers):
+        # On a CPU labelling and matching would take turns at the same cores.
+        early = None if accelerator is CPU else EarlyMatching(index)
 
-            def committed(summary: BlockSummary) -> None:
-                if early is not None:
-                    early.add(part_place(folder, summary.block))
-                if on_block is not None:
-                    on_block(summary)
+        def committed(summary: BlockSummary) -> None:
+            if early is not None:
+                early.add(part_place(folder, summary.block))
+            if on_block is not None:
+                on_block(summary)
 
-            predictions = _run(prepared, cluster, committed, make_labeler)
-            limited = image_ids(folder) if prepared.job.limit else None
-            scores = score_predictions(
-                folder, index, images="all" if limited is None else limited, early=early
-            )
-        write_scores(folder, scores)
-        return predictions, scores
+        predictions = _run(prepared, cluster, committed, make_labeler)
+        limited = image_ids(folder) if prepared.job.limit else None
+        scores = score_predictions(
+            folder, index, images="all" if limited is None else limited, early=early
+        )
+    write_scores(folder, scores)
+    return predictions, scores
 
 
 def _run(

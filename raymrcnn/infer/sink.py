@@ -10,13 +10,13 @@ A block's failures are committed beside it, before it, and gathered into one fil
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
-import hashlib
-import json
 import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raymrcnn import rundir, storage
-from raymrcnn.errors import DataError, OutputError
-from raymrcnn.infer.inputs import IMAGE_SCHEMA, ROWS_AT_ONCE, Tables, refs_in
+from raymrcnn.errors import DataError, OutputError, RunError
+from raymrcnn.infer.inputs import Tables, refs_in
+from raymrcnn.infer.spool import require_same_job, write_spool
 from raymrcnn.rows import FAILURE_SCHEMA, failures_table, iter_detections, results_table
 from raymrcnn.structures import Detections, Failure, ImageRef
 
@@ -37,6 +37,7 @@ FORMAT = 1
 # A block is what one commit holds and what a kill can cost: small enough to spread a job over its
 # workers, large enough that a million images make few files.
 MIN_BLOCK_ROWS, MAX_BLOCK_ROWS, BLOCKS_WANTED = 16, 256, 64
+_LOOKED_AT_ONCE = 16  # parts that are counted in the end; over a network each is a round trip
 
 Folder = Path | str  # of predictions: on this machine, or a URI
 _PART = re.compile(r"part-(\d+)\.parquet")
@@ -97,7 +98,11 @@ class Predictions:
 
 
 def open_predictions(
-    folder: Folder, images: Tables, fingerprint: dict[str, Any], about: dict[str, Any]
+    folder: Folder,
+    images: Tables,
+    fingerprint: dict[str, Any],
+    about: dict[str, Any],
+    held: contextlib.ExitStack | None = None,
 ) -> Predictions:
     """Start a job in a folder, or go on with the same job there.
 
@@ -106,37 +111,59 @@ def open_predictions(
         images: the input, in order, see `inputs`.
         fingerprint: what decides the results, JSON-ready; the digest of `images` is added.
         about: what else the manifest says, JSON-ready.
+        held: keeps other processes out of a folder of this machine until it is closed, unless the
+            job there is complete; None: they are kept out while the folder is opened.
 
     Raises:
-        OutputError: the folder cannot be written, or holds other files or another job.
+        OutputError: the folder cannot be written, or holds other files or another job, or another
+            process is at work there.
         DataError: two images have one id, or the folder's manifest is damaged.
     """
-    if _exists(_at(folder, rundir.MANIFEST)):
-        manifest = read_manifest(folder)
-        digest, _ = _spool(images, None)
-        _require_same(folder, manifest["fingerprint"], {**fingerprint, "images": digest})
-        return Predictions(folder=folder, manifest=manifest)
-    with tempfile.TemporaryDirectory(prefix="raymrcnn-images-") as spool:
-        local = Path(spool, rundir.IMAGES)
-        with rundir.disk_errors(spool):
-            digest, num_images = _spool(images, local)
-        if isinstance(folder, Path):
-            rundir.prepare_output(folder)
-        if _files(folder, rundir.PART_GLOB):
-            raise OutputError(
-                "holds results without a manifest", where=str(folder), todo="choose another --out"
-            )
-        storage.upload(local, _at(folder, rundir.IMAGES))
+    with tempfile.TemporaryDirectory(prefix="raymrcnn-images-") as temporary:
+        spool = Path(temporary, rundir.IMAGES)
+        digest, num_images = write_spool(images, spool)
+        asked = {**fingerprint, "images": digest}
+        with contextlib.ExitStack() as opening:
+            manifest = _manifest_in(folder)
+            if manifest is None or manifest["status"] != "complete":
+                if isinstance(folder, Path):
+                    rundir.prepare_output(folder)
+                    (opening if held is None else held).enter_context(rundir.exclusive(folder))
+                manifest = _manifest_in(folder)  # another process may have gone on or ended since
+            if manifest is None:
+                manifest = _begun(folder, spool, num_images, asked, about)
+            else:
+                require_same_job(folder, manifest["fingerprint"], asked)
+    return Predictions(folder=folder, manifest=manifest)
+
+
+def _manifest_in(folder: Folder) -> dict[str, Any] | None:
+    return read_manifest(folder) if _exists(_at(folder, rundir.MANIFEST)) else None
+
+
+def _begun(
+    folder: Folder,
+    spool: Path,
+    num_images: int,
+    fingerprint: dict[str, Any],
+    about: dict[str, Any],
+) -> dict[str, Any]:
+    """Put the input into an empty folder; the manifest of a new job."""
+    if _files(folder, rundir.PART_GLOB):
+        raise OutputError(
+            "holds results without a manifest", where=str(folder), todo="choose another --out"
+        )
+    storage.upload(spool, _at(folder, rundir.IMAGES))
     manifest = {
         "format": FORMAT,
         "status": "running",
         "num_images": num_images,
         "block_rows": block_rows(num_images),
-        "fingerprint": {**fingerprint, "images": digest},
+        "fingerprint": fingerprint,
         **about,
     }
     _write_manifest(folder, manifest)
-    return Predictions(folder=folder, manifest=manifest)
+    return manifest
 
 
 def block_rows(num_images: int) -> int:
@@ -198,44 +225,77 @@ def commit_block(
 ) -> None:
     """Write the results of one block; the block counts once this returns, and not before.
 
+    What is committed stays as it is: where two processes label a block, the first one counts.
+
     Raises:
         OutputError: the disk refuses.
     """
+    part = _at(folder, rundir.part_name(block))
+    if _exists(part):
+        return
     # First the failures: the results file is the mark that both are there.
     failed = _at(folder, rundir.failed_name(block))
     if failures:
         _write_table(failed, failures_table(failures))
     else:
         _remove(failed)
-    _write_table(_at(folder, rundir.part_name(block)), results_table(detections))
+    _write_table(part, results_table(detections))
 
 
 def finish(predictions: Predictions, about: dict[str, Any]) -> Predictions:
     """Gather the failures and mark the job complete. May be cut and called again.
 
-    To be called by the one process that works in the folder: what killed ones left is removed.
+    On this machine the caller holds the folder (see `open_predictions`): what killed processes left
+    there is removed. Behind a URI several processes may call this, and each gathers the same.
 
     Raises:
         OutputError: the disk refuses.
+        RunError: some blocks are not whole; they are pending again.
     """
-    if predictions.complete:
-        return predictions
-    folder = predictions.folder
-    assert not predictions.pending(), "a job is finished when every block is committed"
-    parts = [_at(folder, name) for name in _files(folder, rundir.FAILED_GLOB)]
-    gathered = pa.concat_tables([FAILURE_SCHEMA.empty_table(), *map(_read_table, parts)])
-    _write_table(_at(folder, rundir.FAILURES), gathered)
-    manifest = {
-        **predictions.manifest,
-        "status": "complete",
-        "num_failures": gathered.num_rows,
-        **about,
-    }
+    folder, manifest = predictions.folder, read_manifest(predictions.folder)
+    if manifest["status"] == "complete":
+        return Predictions(folder=folder, manifest=manifest)
+    failures = _gathered(predictions)
+    _write_table(_at(folder, rundir.FAILURES), failures)
+    manifest = {**manifest, "status": "complete", "num_failures": failures.num_rows, **about}
     _write_manifest(folder, manifest)
-    left = [_at(folder, name) for name in _files(folder, f"{rundir.TMP_PREFIX}*")]
-    for path in (*parts, *left):
-        _remove(path)
+    if isinstance(folder, Path):  # behind a URI another process may be gathering these just now
+        for pattern in (rundir.FAILED_GLOB, f"{rundir.TMP_PREFIX}*"):
+            for name in _files(folder, pattern):
+                _remove(_at(folder, name))
     return Predictions(folder=folder, manifest=manifest)
+
+
+def _gathered(predictions: Predictions) -> pa.Table:
+    """The failures of all blocks, where results and failures are each image once."""
+    folder, blocks = predictions.folder, range(predictions.num_blocks)
+    there = set(_names(folder))
+
+    def look(block: int) -> tuple[int, pa.Table]:
+        part, failed = rundir.part_name(block), rundir.failed_name(block)
+        failures = _read_table(_at(folder, failed)) if failed in there else None
+        return _num_rows(_at(folder, part)) if part in there else -1, failures
+
+    with ThreadPoolExecutor(_LOOKED_AT_ONCE, "gather") as pool:
+        found = list(pool.map(look, blocks))
+    # Two processes that wrote one block at the same moment may have left results of the one and
+    # failures of the other.
+    torn = [
+        block
+        for block, (num_rows, failures) in zip(blocks, found, strict=True)
+        if num_rows + (failures.num_rows if failures else 0) != len(predictions.rows_of(block))
+    ]
+    for block in torn:
+        _remove(_at(folder, rundir.part_name(block)))
+    if torn:
+        raise RunError(
+            f"{len(torn)} of {len(blocks)} blocks did not hold each image once, as another process "
+            "wrote them too",
+            where=str(folder),
+            todo="run the same command again, alone, and it labels their images again",
+        )
+    gathered = [failures for _, failures in found if failures is not None]
+    return pa.concat_tables([FAILURE_SCHEMA.empty_table(), *gathered])
 
 
 def read_results(folder: Folder) -> Iterator[Detections]:
@@ -252,77 +312,6 @@ def read_results(folder: Folder) -> Iterator[Detections]:
     for name in parts:
         path = _at(folder, name)
         yield from iter_detections(_read_table(path), path)
-
-
-def _spool(images: Tables, path: Path | None) -> tuple[str, int]:
-    """Write the input to a file where one is given; its digest, and how many images it is.
-
-    Raises:
-        DataError: two images have one id.
-    """
-    digest, ids = hashlib.sha256(), [np.zeros(0, np.int64)]
-    writer = pq.ParquetWriter(path, IMAGE_SCHEMA, compression="zstd") if path else None
-    try:
-        for table in _pieces(images):
-            digest.update(_named(table))
-            ids.append(table.column("image_id").to_numpy())
-            if writer:
-                writer.write_table(table, row_group_size=ROWS_AT_ONCE)
-    finally:
-        if writer:
-            writer.close()
-    every = np.concatenate(ids)
-    _require_unique(every, path)
-    return digest.hexdigest(), len(every)
-
-
-def _named(table: pa.Table) -> bytes:
-    """The id and the name of each row, in bytes that no other rows give."""
-    keys = table.column("image_id").cast(pa.string())
-    lines = pc.binary_join_element_wise(
-        pc.binary_join_element_wise(keys, table.column("file_name"), "\0"), "", "\n"
-    )
-    return b"".join(piece.buffers()[2].to_pybytes() for piece in lines.chunks)
-
-
-def _pieces(images: Tables) -> Iterator[pa.Table]:
-    """The same rows in tables of one size, so that row groups are neither many nor large."""
-    held = IMAGE_SCHEMA.empty_table()
-    for table in images:
-        held = pa.concat_tables([held, table])
-        while held.num_rows >= ROWS_AT_ONCE:
-            yield held.slice(0, ROWS_AT_ONCE).combine_chunks()
-            held = held.slice(ROWS_AT_ONCE)
-    if held.num_rows:
-        yield held.combine_chunks()
-
-
-def _require_unique(ids: npt.NDArray[np.int64], path: Path | None) -> None:
-    ordered = np.sort(ids)
-    twice = ordered[1:][ordered[1:] == ordered[:-1]]
-    if not len(twice):
-        return
-    name = ""
-    if path is not None:
-        same = pq.read_table(path, filters=[("image_id", "=", int(twice[0]))])
-        name = same.column("file_name")[-1].as_py()
-    raise DataError(f"two images have the id {twice[0]}", where=name)
-
-
-def _require_same(folder: Folder, there: dict[str, Any], asked: dict[str, Any]) -> None:
-    others = sorted(
-        name
-        for name in {*there, *asked}
-        if json.dumps(there.get(name)) != json.dumps(asked.get(name))
-    )
-    if others:
-        first = others[0]
-        raise OutputError(
-            f"holds predictions of another job ({', '.join(others)} differ: {first} was "
-            f"{there.get(first)!r} and is {asked.get(first)!r})",
-            where=str(folder),
-            todo="choose another --out, or give the same options to go on",
-        )
 
 
 def _at(folder: Folder, name: str) -> str:
@@ -350,6 +339,11 @@ def _parquet(path: str) -> pq.ParquetFile:
     return pq.ParquetFile(storage.open_file(path) if storage.is_uri(path) else path)
 
 
+def _num_rows(path: str) -> int:
+    with _parquet(path) as file:
+        return int(file.metadata.num_rows)
+
+
 def _read_table(path: str) -> pa.Table:
     with _parquet(path) as file:
         return file.read()
@@ -365,20 +359,11 @@ def _write_table(path: str, table: pa.Table) -> None:
 
 
 def _read_json(path: str) -> Any:
-    if not storage.is_uri(path):
-        return rundir.read_json(Path(path))
-    try:
-        return json.loads(storage.read(path))
-    except ValueError as error:
-        raise DataError(f"is not JSON ({error})", where=path) from None
+    return storage.read_json(path if storage.is_uri(path) else Path(path))
 
 
 def _write_manifest(folder: Folder, manifest: dict[str, Any]) -> None:
-    path = _at(folder, rundir.MANIFEST)
-    if storage.is_uri(path):
-        storage.write(path, (json.dumps(manifest, indent=2) + "\n").encode())
-    else:
-        rundir.write_json(Path(path), manifest)
+    storage.write_json(storage.below(folder, rundir.MANIFEST), manifest)
 
 
 def _remove(path: str) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from ray import cloudpickle
 
@@ -18,8 +19,8 @@ from raymrcnn.infer.inputs import tables_of
 from raymrcnn.infer.job import InferJob, PreparedInfer
 from raymrcnn.infer.labeler import BlockSummary
 from raymrcnn.infer.on_ray import run_inference
-from raymrcnn.infer.sink import commit_block, open_predictions
-from raymrcnn.structures import ImageRef
+from raymrcnn.infer.sink import commit_block, open_predictions, read_images
+from raymrcnn.structures import Detections, ImageRef
 
 pytestmark = pytest.mark.ray
 LIMIT_S = 60
@@ -39,7 +40,15 @@ class Labeler:
 
     def label_block(self, block: int, rows: range) -> BlockSummary:
         note = self.note(block)
-        commit_block(self.folder, block, [], [])
+        nothing: dict[str, Any] = {
+            "width": 1, "height": 1, "boxes": np.zeros((0, 4), np.float32), "rles": [],
+            "scores": np.zeros(0, np.float32), "category_ids": np.zeros(0, np.int64),
+        }  # fmt: skip
+        found = [
+            Detections(image_id=ref.image_id, file_name=ref.file_name, **nothing)
+            for ref in read_images(self.folder, rows)
+        ]
+        commit_block(self.folder, block, found, [])
         zeros: dict[str, Any] = dict.fromkeys(
             ("num_failures", "num_detections", "seconds", "decode_s", "device_s", "idle_s",
              "paste_s", "commit_s", "num_ready", "num_to_paste"), 0,

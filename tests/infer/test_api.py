@@ -15,7 +15,7 @@ from small_weights import write_run
 import raymrcnn
 from raymrcnn import api
 from raymrcnn.data.synthetic import CATEGORIES
-from raymrcnn.errors import DataError, DeviceError
+from raymrcnn.errors import DataError, DeviceError, OutputError
 from raymrcnn.masks import rle_to_bitmap
 
 
@@ -66,6 +66,26 @@ def test_packages_of_the_name_of_a_function_stay_packages() -> None:
     assert raymrcnn.train.job.prepare.__module__ == "raymrcnn.train.job"
     with pytest.raises(DataError, match="/nowhere: no such folder"):
         train("/nowhere", out="/nowhere", device="cpu", recipe="tiny")
+
+
+def test_a_folder_is_held_from_before_its_job_is_looked_at(
+    made_up: Path, small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from raymrcnn.infer import on_ray
+
+    options: dict[str, Any] = {"out": tmp_path / "out", "data": made_up, "device": "cpu"}
+    refused = []
+
+    def run_inference(prepared: Any, **_: Any) -> Any:
+        with pytest.raises(OutputError, match="another process is at work here"):
+            raymrcnn.infer(str(small_run), **options, limit=2)
+        refused.append(prepared.predictions.num_images)
+        return prepared.predictions, None
+
+    monkeypatch.setattr(on_ray, "run_inference", run_inference)
+    for _ in range(2):  # and let go of afterwards
+        raymrcnn.infer(str(small_run), **options)
+    assert refused == [8, 8]
 
 
 def test_a_few_images_are_predicted_in_this_process(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from refusing_disks import full_disk, read_only_folder
 from s3 import BUCKET, s3_server
 
 from raymrcnn import rundir, storage
-from raymrcnn.errors import DataError, OutputError
+from raymrcnn.errors import DataError, OutputError, RunError
 from raymrcnn.infer import sink
 from raymrcnn.infer.inputs import ROWS_AT_ONCE, tables_of
 from raymrcnn.infer.sink import (
@@ -84,7 +85,7 @@ def commit(predictions: Predictions, block: int) -> None:
 
 
 def entries(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != rundir.LOCK)
 
 
 def assert_each_image_once(folder: Path, num_images: int) -> None:
@@ -326,6 +327,58 @@ def test_a_job_that_cannot_begin_leaves_no_manifest(tmp_path: Path) -> None:
         opened(folder)
 
 
+# Two processes
+
+
+def test_a_second_process_learns_of_the_first_before_it_writes(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as held:
+        job = open_predictions(tmp_path, tables_of(refs_of(40)), FINGERPRINT, {}, held)
+        for num_images in (40, 41):
+            with pytest.raises(OutputError, match="another process is at work here"):
+                opened(tmp_path, num_images)
+        assert read_images(tmp_path, range(40)) == refs_of(40)
+        for block in job.pending():
+            commit(job, block)
+        finish(job, {})
+        assert opened(tmp_path).complete  # nothing is left that a lock would be for
+    assert_each_image_once(tmp_path, 40)
+
+
+def test_a_job_that_another_process_finished_stays_as_it_is(tmp_path: Path) -> None:
+    first, second = opened(tmp_path), opened(tmp_path)
+    for block in first.pending():
+        commit(first, block)
+    finish(first, {"by": "the first"})
+    done = finish(second, {"by": "the second"})
+    assert (done.complete, done.manifest["by"]) == (True, "the first")
+    assert_each_image_once(tmp_path, 40)
+
+
+def test_of_two_that_label_a_block_the_first_counts(tmp_path: Path) -> None:
+    job = opened(tmp_path)
+    for block in job.pending():
+        commit(job, block)
+    failures = [Failure(image_id=ref.image_id, file_name="", error="") for ref in refs_of(16)]
+    commit_block(tmp_path, 0, [], failures)
+    finish(job, {})
+    assert_each_image_once(tmp_path, 40)
+
+
+def test_a_block_that_two_wrote_at_once_is_labelled_again(tmp_path: Path) -> None:
+    job = opened(tmp_path)
+    for block in job.pending():
+        commit(job, block)
+    (tmp_path / rundir.failed_name(1)).unlink()  # by the other, which could read all its images
+    with pytest.raises(RunError, match="1 of 3 blocks did not hold each image once") as caught:
+        finish(job, {})
+    assert "run the same command again" in str(caught.value)
+    job = opened(tmp_path)
+    assert job.pending() == [1]
+    commit(job, 1)
+    finish(job, {})
+    assert_each_image_once(tmp_path, 40)
+
+
 # Other jobs and what is no job
 
 
@@ -425,10 +478,17 @@ def test_a_folder_behind_a_uri_commits_and_goes_on(tmp_path: Path) -> None:
         assert job.failures()[0] == 8
         assert finish(job, {}).complete
         assert opened_there().complete
+        # Another process that was at work there gathers the same, whichever comes last.
+        told = storage.read(storage.join(folder, rundir.FAILURES))
+        late = dict(job.manifest)
+        storage.write(storage.join(folder, rundir.MANIFEST), json.dumps(late).encode())
+        assert finish(job, {}).manifest["num_failures"] == 8
+        assert storage.read(storage.join(folder, rundir.FAILURES)) == told
         names = storage.names(folder)
         rows = [one.image_id for one in read_results(folder)]
     assert rows == [ref.image_id for ref in refs_of(40) if not is_bad(ref)]
     assert names == sorted([
         "failures.parquet", "images.parquet", "manifest.json",
         *(rundir.part_name(block) for block in range(3)),
+        *(rundir.failed_name(block) for block in range(3)),
     ])  # fmt: skip
