@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from raymrcnn import rundir, storage
 from raymrcnn.errors import DataError, OutputError, RunError
 from raymrcnn.infer.inputs import Tables, refs_in
-from raymrcnn.infer.spool import require_same_job, write_spool
+from raymrcnn.infer.spool import require_same_job, take_places, write_spool
 from raymrcnn.rows import FAILURE_SCHEMA, failures_table, iter_detections, results_table
 from raymrcnn.structures import Detections, Failure, ImageRef
 
@@ -134,6 +134,12 @@ def open_predictions(
                 manifest = _begun(folder, spool, num_images, asked, about)
             else:
                 require_same_job(folder, manifest["fingerprint"], asked)
+                take_places(
+                    folder,
+                    spool,
+                    can_move=asked.get("annotations") is not None,
+                    is_complete=manifest["status"] == "complete",
+                )
     return Predictions(folder=folder, manifest=manifest)
 
 

@@ -62,6 +62,63 @@ def require_same_job(folder: storage.Place, there: dict[str, Any], asked: dict[s
         )
 
 
+def take_places(folder: storage.Place, spool: Path, *, can_move: bool, is_complete: bool) -> None:
+    """Let the rows in a folder say where the same images are now.
+
+    The query of a URI says how to come to a place, and is no part of it.
+
+    Args:
+        folder: with a job of the same ids and names.
+        spool: the input as it is now.
+        can_move: an annotation file says which images these are, wherever they lie.
+        is_complete: the rows are not read again.
+
+    Raises:
+        OutputError: the images lie elsewhere, and may be others.
+        DataError: the rows there are damaged.
+    """
+    where = storage.below(folder, rundir.IMAGES)
+    same, moved = False, None
+    if storage.exists(where):
+        try:
+            same, moved = _compared(where, spool)
+        except (OSError, pa.ArrowException) as error:
+            what = f"cannot be read ({storage.one_line(error)})"
+            raise DataError(what, where=str(where), todo="choose another --out") from None
+    if moved is not None and not can_move:
+        raise OutputError(
+            f"holds predictions of images of these names that lie elsewhere: {moved[0]}, "
+            f"and not {moved[1]}",
+            where=str(folder),
+            todo="choose another --out, or give the same images to go on",
+        )
+    if not same and not is_complete:
+        storage.upload(spool, str(where))
+
+
+def _compared(there: storage.Place, now: Path) -> tuple[bool, tuple[str, str] | None]:
+    """Whether two files have the same rows, and the places of the first image that moved."""
+    same, opened = True, str(there) if isinstance(there, Path) else storage.open_file(there)
+    with pq.ParquetFile(opened) as old, pq.ParquetFile(now) as new:
+        for before, after in zip(_pieces(_groups(old)), _pieces(_groups(new)), strict=False):
+            if before.equals(after):
+                continue
+            same = False
+            was, here = _bare(before["uri"]), _bare(after["uri"])
+            k = pc.index(pc.not_equal(was, here), True).as_py()
+            if k >= 0:
+                return False, (was[k].as_py(), here[k].as_py())
+    return same, None
+
+
+def _bare(uris: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.replace_substring_regex(uris, r"\?.*$", "")
+
+
+def _groups(file: pq.ParquetFile) -> Iterator[pa.Table]:
+    return (file.read_row_group(k) for k in range(file.num_row_groups))
+
+
 def _named(table: pa.Table) -> bytes:
     """The id and the name of each row, in bytes that no other rows give."""
     keys = table.column("image_id").cast(pa.string())

@@ -411,10 +411,45 @@ def test_other_images_are_another_job(tmp_path: Path) -> None:
         open_predictions(tmp_path, tables_of(refs_of(40)[::-1]), FINGERPRINT, {})
 
 
-def test_moved_images_are_the_same_job(tmp_path: Path) -> None:
-    opened(tmp_path)
-    moved = [ImageRef(**{**vars(ref), "uri": "/elsewhere" + ref.uri}) for ref in refs_of(40)]
-    assert open_predictions(tmp_path, tables_of(moved), FINGERPRINT, {}).pending() == [0, 1, 2]
+def moved(to: str) -> Any:
+    """The images of `refs_of` under the same names in another place."""
+    return tables_of(ImageRef(**{**vars(ref), "uri": to + ref.uri}) for ref in refs_of(40))
+
+
+def test_other_images_of_the_same_names_are_another_job(tmp_path: Path) -> None:
+    job = opened(tmp_path)
+    for _ in range(2):  # begun, and complete
+        with pytest.raises(OutputError) as caught:
+            open_predictions(tmp_path, moved("/elsewhere"), FINGERPRINT, {})
+        assert str(caught.value).startswith(f"{tmp_path}: holds predictions of images of these")
+        assert "/data/0.jpg, and not /elsewhere/data/0.jpg; choose" in str(caught.value)
+        assert read_images(tmp_path, range(40)) == refs_of(40)
+        for block in job.pending():
+            commit(job, block)
+        finish(job, {})
+
+
+def test_images_of_an_annotation_file_may_move_and_are_read_where_they_are(tmp_path: Path) -> None:
+    fingerprint = {**FINGERPRINT, "annotations": "abc"}
+    job = open_predictions(tmp_path, tables_of(refs_of(40)), fingerprint, {})
+    commit(job, 0)
+    job = open_predictions(tmp_path, moved("/elsewhere"), fingerprint, {})
+    assert job.pending() == [1, 2]
+    assert read_images(tmp_path, range(1))[0].uri == "/elsewhere/data/0.jpg"
+    for block in job.pending():
+        commit(job, block)
+    finish(job, {})
+    assert open_predictions(tmp_path, tables_of(refs_of(40)), fingerprint, {}).complete
+
+
+def test_another_way_to_the_same_place_is_taken(tmp_path: Path) -> None:
+    def asked_at(port: int) -> Any:
+        uri = f"s3://bucket/a.jpg?endpoint_override=127.0.0.1:{port}"
+        return tables_of([ImageRef(image_id=1, file_name="a.jpg", uri=uri)])
+
+    open_predictions(tmp_path, asked_at(1), FINGERPRINT, {})
+    open_predictions(tmp_path, asked_at(2), FINGERPRINT, {})
+    assert read_images(tmp_path, range(1))[0].uri.endswith(":2")
 
 
 def test_two_images_of_one_id_are_refused(tmp_path: Path) -> None:
