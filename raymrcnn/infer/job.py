@@ -190,6 +190,8 @@ def _require_options(job: InferJob) -> None:
     for name, value in (("--batch-size", job.batch_size), ("--max-detections", job.max_detections)):
         if value < 1:
             raise ConfigError(f"{value} is not positive", where=name)
+    if job.limit < 0:
+        raise ConfigError(f"{job.limit} is negative", where="--limit", todo="0 takes all images")
     if any(side < 1 for side in job.tta_scales):
         raise ConfigError(f"{min(job.tta_scales)} is not positive", where="--tta-scales")
     if not 0.0 <= job.score_threshold < 1.0:

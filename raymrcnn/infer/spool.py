@@ -27,7 +27,7 @@ def write_spool(images: Tables, path: Path) -> tuple[str, int]:
     """Write the input to a file; the digest of its ids and names, and how many images it is.
 
     Raises:
-        DataError: two images have one id.
+        DataError: two images have one id, or there is none.
         OutputError: the disk refuses.
     """
     digest, ids = hashlib.sha256(), [np.zeros(0, np.int64)]
@@ -37,6 +37,8 @@ def write_spool(images: Tables, path: Path) -> tuple[str, int]:
             ids.append(table.column("image_id").to_numpy())
             file.write_table(table, row_group_size=ROWS_AT_ONCE)
     every = np.concatenate(ids)
+    if not len(every):
+        raise DataError("the input has no image", todo="give shards that have rows")
     _require_unique(every, path)
     return digest.hexdigest(), len(every)
 

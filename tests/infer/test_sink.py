@@ -452,6 +452,12 @@ def test_another_way_to_the_same_place_is_taken(tmp_path: Path) -> None:
     assert read_images(tmp_path, range(1))[0].uri.endswith(":2")
 
 
+def test_an_input_without_an_image_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the input has no image"):
+        opened(tmp_path / "out", 0)
+    assert not (tmp_path / "out").exists()
+
+
 def test_two_images_of_one_id_are_refused(tmp_path: Path) -> None:
     refs = [*refs_of(3), ImageRef(image_id=4, file_name="again.jpg", uri="")]
     with pytest.raises(DataError, match="again.jpg: two images have the id 4"):
