@@ -71,7 +71,7 @@ def local_path(text: str | os.PathLike[str], option: str) -> Path:
     """An absolute path on this machine's file system (or one mounted on it).
 
     Raises:
-        ConfigError: a URI, which this option does not take.
+        ConfigError: a URI, which this option does not take, or the home of nobody.
     """
     if _URI.match(str(text)):
         raise ConfigError(
@@ -79,7 +79,23 @@ def local_path(text: str | os.PathLike[str], option: str) -> Path:
             where=option,
             todo="mount the storage and give its path",
         )
-    return Path(text).expanduser().absolute()
+    return home_expanded(text).absolute()
+
+
+def home_expanded(text: str | os.PathLike[str]) -> Path:
+    """A path whose `~` or `~NAME` in front is that home.
+
+    Raises:
+        ConfigError: there is no such user.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ConfigError(
+            "no user of this machine has that name",
+            where=str(text),
+            todo="write ./~ in front where a file is called so",
+        ) from None
 
 
 def prepare_output(folder: Path) -> None:

@@ -48,8 +48,12 @@ def join(uri: str, *names: str) -> str:
 
 
 def place(text: str | os.PathLike[str]) -> Path | str:
-    """A URI as it is given, or the absolute path of what is on this machine."""
-    return str(text) if is_uri(text) else Path(text).expanduser().absolute()
+    """A URI as it is given, or the absolute path of what is on this machine.
+
+    Raises:
+        ConfigError: the home of a user that this machine does not know.
+    """
+    return str(text) if is_uri(text) else rundir.home_expanded(text).absolute()
 
 
 def settled(text: str | os.PathLike[str]) -> Place:

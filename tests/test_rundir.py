@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from refusing_disks import full_disk, read_only_folder
 
-from raymrcnn import rundir
+from raymrcnn import rundir, storage
 from raymrcnn.errors import ConfigError, DataError, OutputError
 
 
@@ -187,6 +187,9 @@ def test_a_path_is_taken_from_the_current_folder_and_home(
     assert rundir.local_path("runs/a", "--out") == tmp_path / "runs" / "a"
     assert rundir.local_path("~/a", "--out") == Path("/home/ann/a")
     assert rundir.local_path("a:/b/c:d", "--out") == tmp_path / "a:/b/c:d"
+    for read in (storage.place, lambda text: rundir.local_path(text, "--out")):
+        with pytest.raises(ConfigError, match="~nobody-here/y: no user of this machine"):
+            read("~nobody-here/y")
 
 
 def test_names_sort_by_their_number() -> None:

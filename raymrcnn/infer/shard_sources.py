@@ -7,6 +7,7 @@ column, or their places. What is beside the images (labels, captions) is not loo
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
 import tarfile
@@ -115,7 +116,7 @@ def _images_of_parquet(shards: Sequence[tuple[str, str]]) -> Iterator[pa.Table]:
     def tables() -> Iterator[pa.Table]:
         first_id = 1
         for name, place in shards:
-            with _opened(place) as file:
+            with _readable(place), _opened(place) as file:
                 for table in _tables_of_file(file, name, place, first_id):
                     first_id += table.num_rows
                     yield table
@@ -190,8 +191,15 @@ def _places(column: pa.Array, shard: str) -> pa.Array:
 
 
 def _opened(place: str) -> pq.ParquetFile:
-    try:
+    with _readable(place):
         return pq.ParquetFile(storage.open_file(place) if storage.is_uri(place) else place)
+
+
+@contextlib.contextmanager
+def _readable(place: str) -> Iterator[None]:
+    """Name the file in what pyarrow raises, also of a damaged page or an id that is too large."""
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"cannot read the parquet file ({storage.one_line(error)})", where=place

@@ -77,7 +77,7 @@ def load_source(source: str) -> WeightSource:
         if isinstance(place, str):
             return _from_uri(place)
         source = str(place)
-    path = Path(source).expanduser()
+    path = rundir.home_expanded(source)
     if path.is_dir():
         return _from_folder(path)
     if path.name in (rundir.LAST, rundir.BEST) and (path.parent / rundir.RUN_JSON).is_file():
@@ -286,5 +286,5 @@ def _from_checkpoint(folder: Path) -> WeightSource:
 
 def absolute_source(source: str | None) -> str | None:
     """A source that does not depend on the current folder: workers run in folders of their own."""
-    path = Path(source).expanduser() if source and not storage.is_uri(source) else None
+    path = rundir.home_expanded(source) if source and not storage.is_uri(source) else None
     return str(path.absolute()) if path is not None and path.exists() else source

@@ -91,6 +91,7 @@ def test_other_weights_are_another_job(made_up: Path, small_run: Path, tmp_path:
         ({"batch_size": 0}, ConfigError, "--batch-size: 0 is not positive"),
         ({"max_detections": -1}, ConfigError, "--max-detections: -1 is not positive"),
         ({"limit": -1}, ConfigError, "--limit: -1 is negative; 0 takes all images"),
+        ({"weights": "~nobody-here/x"}, ConfigError, "~nobody-here/x: no user of this machine"),
         ({"score_threshold": 1.0}, ConfigError, "--score-threshold: 1.0 is not in [0, 1)"),
         ({"score_threshold": float("nan")}, ConfigError, "--score-threshold: nan"),
         ({"images": ("x",)}, ConfigError, "give either a data set or images"),

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -175,10 +176,15 @@ def test_a_row_group_is_read_once_by_many_threads(
         ({"caption": ["a"]}, "no column of images among caption"),
         ({"bytes": [b"a", b"b"], "image_id": [1, 1]}, "two images have the id 1"),
         ({"bytes": [b"a", b"b"], "image_id": [1, None]}, "an image_id is missing"),
+        (
+            {"bytes": [b"a"], "image_id": np.array([2**63 + 1], np.uint64)},
+            r"a.parquet: cannot read .*range",
+        ),
+        ({"uri": pa.array([], pa.string())}, "the input has no image"),
     ],
 )
 def test_parquet_files_without_what_is_needed_are_one_line(
-    tmp_path: Path, columns: dict[str, list[object]], said: str
+    tmp_path: Path, columns: dict[str, Any], said: str
 ) -> None:
     path = write_rows(tmp_path / "a.parquet", **columns)
     with pytest.raises(DataError, match=said) as caught:
@@ -199,6 +205,16 @@ def test_a_damaged_parquet_file_and_mixtures_are_refused(tmp_path: Path) -> None
     with pytest.raises(DataError, match="tars and parquet files cannot be one job"):
         listed([str(good), str(tmp_path / "c.tar")])
     assert [ref.file_name for ref in listed([str(tmp_path)])] == ["b.png"]  # images come first
+
+
+def test_a_damaged_page_of_a_parquet_file_is_named(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "a.parquet", 9, uri=[f"/{k}.jpg" for k in range(9)])
+    data = bytearray(path.read_bytes())
+    data[4:40] = b"\xff" * 36  # the footer stays sound
+    path.write_bytes(data)
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"a.parquet: cannot read the parquet file"):
+            open_predictions(tmp_path / "out", images_named([str(path)]), {}, {})
 
 
 def test_a_million_rows_are_listed_in_seconds_and_a_block_in_milliseconds(tmp_path: Path) -> None:
