@@ -208,7 +208,7 @@ def _images(
     job: InferJob,
 ) -> tuple[CocoIndex | None, ImageStore | None, Iterator[pa.Table]]:
     if job.data_root is None:
-        return None, None, images_named(job.images, job.limit)
+        return None, None, images_named(job.images, job.limit, job.out)
     root = job.data_root if storage.is_uri(job.data_root) else Path(job.data_root)
     index, store = open_dataset(root, job.split)
     single = isinstance(store, FolderImages)

@@ -7,6 +7,7 @@ so the same command gives the same image ids. Shards (tars, parquet) are in `sha
 from __future__ import annotations
 
 import fnmatch
+import functools
 import glob
 import os
 import posixpath
@@ -18,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raymrcnn import storage
+from raymrcnn import rundir, storage
 from raymrcnn.data.coco import CocoIndex
 from raymrcnn.data.images import image_folders, resolve_image
 from raymrcnn.errors import DataError
@@ -31,6 +32,7 @@ IMAGE_SUFFIXES = frozenset(
 )  # fmt: skip
 SHARD_SUFFIXES = frozenset({TAR_SUFFIX, PARQUET_SUFFIX})
 LIST_SUFFIX = ".txt"
+_WRITTEN = (rundir.IMAGES, rundir.FAILURES, rundir.PART_GLOB, rundir.FAILED_GLOB)
 
 Named = tuple[str, str]  # what an image is called, and where it is
 
@@ -110,22 +112,30 @@ class _Places:
             return ""
 
 
-def images_named(patterns: Sequence[str], limit: int = 0) -> Iterator[pa.Table]:
+def images_named(
+    patterns: Sequence[str], limit: int = 0, out: Path | str = ""
+) -> Iterator[pa.Table]:
     """Images of folders, globs, list files, files and shards, on this machine or behind URIs.
 
     A folder is searched through; one without images may hold tars or parquet files instead. A
     list (.txt) has a path or a URI a line. Ids are 1, 2, ... in the order of the sorted places, or
     of the sorted shards and the rows in them; a parquet file may bring its own in `image_id`.
-    Names are relative to the folder given.
+    Names are relative to the folder given. What `infer` wrote into a predictions folder that lies
+    in the folder given is left out.
+
+    Args:
+        patterns: of the images.
+        limit: only the first so many; 0: all.
+        out: the predictions folder of this job, also before it is one.
 
     Raises:
         DataError: nothing is there, a list, a folder or a shard cannot be read, or a path is not
             UTF-8.
-        ConfigError: a URI of a kind that pyarrow does not know.
+        ConfigError: a URI of a kind that pyarrow does not know, or the home of nobody.
     """
     found: list[Iterable[Named]] = []
     for pattern in patterns:
-        named = iter(_expand(pattern))
+        named = iter(_expand(pattern, str(out)))
         head = list(islice(named, 1))
         if not head:
             raise DataError(
@@ -190,51 +200,103 @@ def _require_utf8(chunk: Iterable[Named]) -> None:
             ) from None
 
 
-def _expand(pattern: str) -> Iterable[Named]:
+def _expand(pattern: str, out: str) -> Iterable[Named]:
     """(name, place) of every image, or every shard, that a pattern stands for."""
     if storage.is_uri(pattern):
-        return _expand_uri(pattern)
-    path = Path(pattern).expanduser()
-    if path.is_dir():
-        return _named(_wanted(_walk(path), str(path)), path)
-    if path.is_file():
-        return _listed(path) if path.suffix == LIST_SUFFIX else _named([str(path)], path.parent)
-    if glob.has_magic(pattern):
+        return _expand_uri(pattern, out)
+    path = rundir.home_expanded(pattern)
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError as error:
+        raise DataError(f"cannot read ({error.strerror})", where=pattern) from None
+
+    @functools.cache
+    def is_predictions(folder: str) -> bool:
+        there = os.path.join(os.path.abspath(base), folder).rstrip("/")
+        names = (rundir.MANIFEST, rundir.IMAGES)
+        return there == out or all(os.path.exists(os.path.join(there, name)) for name in names)
+
+    if is_folder:
+        base, below = path, _walk(path)
+    elif is_file:
+        return _listed(path) if path.suffix == LIST_SUFFIX else [(path.name, os.path.abspath(path))]
+    elif glob.has_magic(pattern):
+        base = _fixed_part(pattern)
         files = glob.glob(os.path.expanduser(pattern), recursive=True)
-        return _named([p for p in files if os.path.isfile(p)], _fixed_part(pattern))
-    return []
+        below = iter([p for p in files if os.path.isfile(p)])
+    else:
+        return []
+    names = _not_written((os.path.relpath(p, base) for p in below), is_predictions)
+    wanted = _wanted(names) if is_folder else names
+    return ((name, os.path.abspath(base / name)) for name in wanted)
 
 
-def _expand_uri(uri: str) -> Iterable[Named]:
+def _expand_uri(uri: str, out: str) -> Iterable[Named]:
     bare, mark, query = uri.partition("?")
-    if glob.has_magic(bare):
-        fixed = bare[: bare.rindex("/", 0, _first_magic(bare)) + 1]
-        pattern = bare[len(fixed) :]
-        below = storage.files_below(fixed.rstrip("/") + mark + query)
-        names = [name for name in below if fnmatch.fnmatchcase(name, pattern)]
-        return [(name, storage.join(fixed.rstrip("/") + mark + query, name)) for name in names]
-    if storage.size(uri) is not None:
+    if storage.size(uri) is not None:  # whatever its name
         if _suffix(uri) == LIST_SUFFIX:
             folder = posixpath.dirname(bare) + mark + query
             return _lines(storage.read(uri), uri, lambda text: storage.join(folder, text))
         return [(posixpath.basename(bare), uri)]
-    names = list(_wanted(storage.files_below(uri), uri))
-    return [(name, storage.join(uri, name)) for name in names]
+    base, pattern, names = bare, "", storage.files_below(uri)
+    if not names and glob.has_magic(bare):
+        base = bare[: bare.rindex("/", 0, _first_magic(bare)) + 1]
+        pattern = bare[len(base) :]
+        names = storage.files_below(base.rstrip("/") + mark + query)
+    there = set(names)
+
+    @functools.cache
+    def is_predictions(folder: str) -> bool:
+        known = (posixpath.join(folder, name) for name in (rundir.MANIFEST, rundir.IMAGES))
+        is_out = storage.join(base, folder).rstrip("/") == out.partition("?")[0].rstrip("/")
+        return is_out or there.issuperset(known)
+
+    names = list(_not_written(names, is_predictions))
+    if pattern:
+        wanted = pattern.split("/")
+        names = [name for name in names if _matches(name.split("/"), wanted)]
+    else:
+        names = _wanted(names)
+    return [(name, storage.join(base.rstrip("/") + mark + query, name)) for name in names]
 
 
 def _first_magic(text: str) -> int:
     return min(text.index(one) for one in "*?[" if one in text)
 
 
-def _wanted(paths: Iterable[str], where: str) -> list[str]:
+def _matches(name: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether `glob` would find a file: `*` stays within a folder, `**` is any number of them."""
+    if not pattern or not name:
+        return not name and (not pattern or list(pattern) == ["**"])
+    hidden = name[0].startswith(".") and not pattern[0].startswith(".")
+    if pattern[0] == "**":
+        return _matches(name, pattern[1:]) or (not hidden and _matches(name[1:], pattern))
+    fits = not hidden and fnmatch.fnmatchcase(name[0], pattern[0])
+    return fits and _matches(name[1:], pattern[1:])
+
+
+def _not_written(names: Iterable[str], is_predictions: Callable[[str], bool]) -> Iterator[str]:
+    """The files, relative to the folder given, that are no predictions and no drawings of them."""
+    for name in names:
+        folder, file = os.path.split(name)
+        above, last = os.path.split(folder)
+        if any(fnmatch.fnmatchcase(file, written) for written in _WRITTEN):
+            if is_predictions(folder):
+                continue
+        elif last == rundir.OVERLAYS and is_predictions(above):
+            continue
+        yield name
+
+
+def _wanted(names: Iterable[str]) -> list[str]:
     """The images among files, or the shards where there is no image."""
     images, shards = [], []
-    for path in paths:
-        suffix = _suffix(path)
+    for name in names:
+        suffix = _suffix(name)
         if suffix in IMAGE_SUFFIXES:
-            images.append(path)
+            images.append(name)
         elif suffix in SHARD_SUFFIXES:
-            shards.append(path)
+            shards.append(name)
     return images or shards
 
 
@@ -244,10 +306,20 @@ def _suffix(path: str) -> str:
 
 
 def _walk(folder: Path) -> Iterator[str]:
-    for base, folders, files in os.walk(folder, onerror=_refuse):
-        folders.sort()
-        for name in files:
-            yield os.path.join(base, name)
+    """The files below a folder and behind links to folders; each folder is searched once."""
+    seen, waiting = set(), [os.fspath(folder)]
+    while waiting:
+        for base, folders, files in os.walk(waiting.pop(0), onerror=_refuse):
+            there = os.stat(base)
+            if (there.st_dev, there.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((there.st_dev, there.st_ino))
+            folders.sort()
+            inside = [os.path.join(base, name) for name in folders]
+            waiting += filter(os.path.islink, inside)  # into which os.walk does not go
+            for name in files:
+                yield os.path.join(base, name)
 
 
 def _refuse(error: OSError) -> None:
@@ -279,11 +351,6 @@ def _lines(data: bytes, where: str, place: Callable[[str], str]) -> Iterator[Nam
             raise DataError("is not a list of paths", where=f"{where}:{number}")
         # A listed image that is missing is a failure of that image, not of the list.
         yield name, name if storage.is_uri(name) else place(name)
-
-
-def _named(paths: Iterable[str], base: Path) -> Iterator[Named]:
-    for path in paths:
-        yield os.path.relpath(path, base), os.path.abspath(path)
 
 
 def _fixed_part(pattern: str) -> Path:

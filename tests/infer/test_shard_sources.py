@@ -251,6 +251,10 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]
             storage.write(f"{base}/photos/{k} é.png?{query}", png(k))
         storage.write(f"{base}/photos/deep/9.png?{query}", png(9))
         storage.write(f"{base}/photos/notes.md?{query}", b"x")
+        storage.write(f"{base}/odd/img[1].png?{query}", png(40))
+        storage.write(f"{base}/odd/z/img1.png?{query}", png(41))
+        for name in ("manifest.json", "images.parquet", "part-0.parquet", "overlays/0.png"):
+            storage.write(f"{base}/odd/labels/{name}?{query}", png(50))  # no input
         tar = write_tar(here / "a.tar", {"a.png": png(20), "b.png": png(21)})
         storage.upload(tar, f"{base}/tars/a.tar?{query}")
         rows = write_rows(here / "a.parquet", bytes=[png(30), png(31), png(32)])
@@ -264,7 +268,13 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]
     ("below", "values"),
     [
         ("/photos", [0, 1, 2, 9]),
-        ("/photos/*.png", [0, 1, 2, 9]),
+        ("/photos/*.png", [0, 1, 2]),  # as on a disk: of the folder, and
+        ("/photos/**/*.png", [0, 1, 2, 9]),  # of it and those below
+        ("/*/*.png", [40, 0, 1, 2]),
+        ("/photos/**/[0-9].png", [9]),
+        ("/odd/img[1].png", [40]),  # a file of that name comes first
+        ("/odd", [40, 41]),
+        ("/odd/**/*.png", [40, 41]),
         ("/photos/1*.png", [1]),
         ("/photos/1 é.png", [1]),
         ("/list.txt", [0, 2]),

@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from refusing_disks import NOBODY
 
 from raymrcnn.data.coco import open_split
-from raymrcnn.errors import DataError
+from raymrcnn.errors import ConfigError, DataError
 from raymrcnn.infer import sources
 from raymrcnn.infer.inputs import refs_in
 from raymrcnn.structures import ImageRef
@@ -33,8 +35,8 @@ def folder(tmp_path: Path) -> Path:
 ALL = ["a.PNG", "b.jpg", "day 1/c.jpeg", "day 1/deep/d.webp", "day 2/é.tif"]
 
 
-def images_named(patterns: Sequence[str], limit: int = 0) -> list[ImageRef]:
-    return [ref for table in sources.images_named(patterns, limit) for ref in refs_in(table)]
+def images_named(patterns: Sequence[str], limit: int = 0, out: Path | str = "") -> list[ImageRef]:
+    return [ref for table in sources.images_named(patterns, limit, out) for ref in refs_in(table)]
 
 
 def names(refs: list[ImageRef]) -> list[str]:
@@ -103,6 +105,46 @@ def test_a_limit_takes_the_first(folder: Path) -> None:
     assert images_named([str(folder)], 99) == images_named([str(folder)])
 
 
+@pytest.mark.parametrize("pattern", ["{}", "{}/**/*.jpg", "{}/**/*.p*"])
+@pytest.mark.parametrize("out", ["predictions", "."])
+def test_what_was_drawn_and_written_among_the_images_is_no_input(
+    folder: Path, pattern: str, out: str
+) -> None:
+    before = images_named([pattern.format(folder)])
+    other = folder / "day 2/labels"  # of another job
+    for place in (folder / out, other):
+        (place / "overlays").mkdir(parents=True)
+        for name in ("images.parquet", "part-000000000.parquet", "overlays/000000-b.jpg"):
+            (place / name).touch()
+    (other / "manifest.json").touch()
+    assert images_named([pattern.format(folder)], out=folder / out) == before
+    drawn = images_named([str(other / "overlays")])  # asked for by name
+    assert names(drawn) == ["000000-b.jpg"]
+
+
+def test_shards_are_told_from_parts_of_predictions(folder: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    (shards / "predictions").mkdir(parents=True)
+    for place in (shards, shards / "predictions"):
+        pq.write_table(pa.table({"uri": [f"/{place.name}/a.jpg"]}), place / "part-00000.parquet")
+    assert len(images_named([str(shards)])) == 2
+    (ref,) = images_named([str(shards)], out=shards / "predictions")
+    assert ref.uri == "/shards/a.jpg"
+
+
+def test_linked_folders_are_searched_once_each(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "other/deep").mkdir(parents=True)
+    (tmp_path / "other/deep/x.jpg").touch()
+    (folder / "linked").symlink_to(tmp_path / "other")
+    (folder / "day 1/again").symlink_to(tmp_path / "other")
+    (folder / "day 1/round").symlink_to(folder)
+    (tmp_path / "other/back").symlink_to(folder)
+    (folder / "gone").symlink_to(tmp_path / "nowhere")
+    refs = images_named([str(folder)])
+    assert names(refs) == [*ALL, "linked/deep/x.jpg"]
+    assert refs[-1].uri == str(folder / "linked/deep/x.jpg")
+
+
 def nothing(folder: Path) -> str:
     return str(folder / "nothing")
 
@@ -169,6 +211,27 @@ def test_a_folder_that_may_not_be_read_is_not_passed_over(folder: Path) -> None:
     finally:
         os.seteuid(0)
     assert caught.value.where == str(folder / "day 1")
+
+
+def test_places_that_cannot_be_asked_for_are_one_line(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="~nobody-here/x: no user of this machine"):
+        images_named(["~nobody-here/x"])
+    with pytest.raises(DataError, match="cannot read .File name too long"):
+        images_named([f"{folder}/{'n' * 300}"])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make what it may not read itself")
+def test_a_place_in_a_folder_that_may_not_be_entered_is_one_line(folder: Path) -> None:
+    for path in (folder, *folder.parents):
+        if path.stat().st_uid == 0 and path != path.parent:
+            path.chmod(path.stat().st_mode | 0o055)
+    (folder / "day 1").chmod(0o700)
+    os.seteuid(NOBODY)
+    try:
+        with pytest.raises(DataError, match="c.jpeg: cannot read .Permission denied"):
+            images_named([str(folder / "day 1/c.jpeg")])
+    finally:
+        os.seteuid(0)
 
 
 # Splits
