@@ -8,7 +8,6 @@ decode workers, and only then, pixels travel too: from them to the cards.
 
 from __future__ import annotations
 
-import itertools
 import os
 import pickle
 import time
@@ -19,6 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 import ray
 import torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymrcnn.data.fetch import Fetcher
 from raymrcnn.device.accelerator import CPU, ROWS, Accelerator
@@ -31,15 +31,16 @@ from raymrcnn.device.on_ray import (
     worker_device,
     worker_resources,
 )
-from raymrcnn.errors import DataError, RaymrcnnError, RunError
+from raymrcnn.errors import RaymrcnnError, RunError
+from raymrcnn.infer.decode_workers.on_ray import RemoteDecoder, start_decoders
 from raymrcnn.infer.job import InferJob, PreparedInfer, predictor_of
 from raymrcnn.infer.labeler import BlockLabeler, BlockSummary, Decoder, Labeler
-from raymrcnn.infer.sink import Predictions, finish, image_ids, part_place
+from raymrcnn.infer.sink import Predictions, finish, image_ids, part_place, read_images
 from raymrcnn.infer.threads import choose_num_threads
+from raymrcnn.infer.tries import MOST_TRIES, Tries
 from raymrcnn.score.coco import Scores
 from raymrcnn.score.files import read_scores, write_scores
 from raymrcnn.score.on_ray import EarlyMatching, score_predictions
-from raymrcnn.structures import ImageRef
 
 IN_FLIGHT = 2  # blocks an actor holds: one decodes while the other is on the device
 MAX_RAY_BLOCKS = 10_000
@@ -180,7 +181,12 @@ def _summaries(
     context.print_on_execution_start = False
     context.max_consecutive_actor_init_deaths = 3  # of which a node that dies is one
     quiet_loggers()  # ray.data sets its own levels when it is imported
-    decoders = _start_decoders(prepared, accelerator) if make_labeler is None else []
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Tries)
+    tries: Any = actor.options(scheduling_strategy=here).remote()
+    decoders = (
+        start_decoders(job, prepared.store, accelerator, tries) if make_labeler is None else []
+    )
     make = make_labeler or _make_labeler(prepared, decoders)
     blocks = ray.data.from_numpy(np.array(pending, np.int64)).repartition(
         min(len(pending), MAX_RAY_BLOCKS)
@@ -194,6 +200,7 @@ def _summaries(
             "predictions": prepared.predictions,
             "workers_here": workers_here,
             "accelerator": accelerator.name,
+            "tries": tries,
         },
         compute=ray.data.ActorPoolStrategy(
             size=workers,
@@ -220,7 +227,7 @@ def _summaries(
     except ray.exceptions.RayError as error:
         raise _explained(error) from error
     finally:
-        for actor in decoders:
+        for actor in (tries, *decoders):
             ray.kill(actor)
 
 
@@ -278,7 +285,7 @@ class _CardLabeler:
             self.predictions.folder,
             self.job.batch_size,
             decode_threads=2 * num_remote if num_remote else share,
-            decode=_RemoteDecoder(self.decoders) if self.decoders else Decoder(Fetcher(store)),
+            decode=RemoteDecoder(self.decoders) if self.decoders else Decoder(Fetcher(store)),
         )
 
 
@@ -307,9 +314,10 @@ class _Actor:
         predictions: Predictions,
         workers_here: int,
         accelerator: str,
+        tries: Any,
     ) -> None:
         quiet_loggers()
-        self._predictions = predictions
+        self._predictions, self._tries = predictions, tries
         self._accelerator = ROWS[accelerator]
         self._labeler = _or_error(self._accelerator, lambda: make_labeler(workers_here))
 
@@ -321,7 +329,19 @@ class _Actor:
         if isinstance(labeler, RaymrcnnError):
             return labeler
         rows = self._predictions.rows_of(block)
+        if not ray.get(self._tries.begin.remote(f"block {block}")):
+            return _or_error(self._accelerator, lambda: self._ended_by(rows))
         return _or_error(self._accelerator, lambda: labeler.label_block(block, rows))
+
+    def _ended_by(self, rows: range) -> RunError:
+        refs = read_images(self._predictions.folder, rows)
+        return RunError(
+            f"the process that labelled images {refs[0].file_name} to {refs[-1].file_name} was "
+            f"ended each of {MOST_TRIES} times, as memory that runs out or a damaged image may do",
+            where=str(self._predictions.folder),
+            todo="take a bad image out, or use --decode-workers, a smaller --batch-size or more "
+            "memory, and run the same command again to go on",
+        )
 
 
 def _or_error(accelerator: Accelerator, work: Callable[[], T]) -> T | RaymrcnnError:
@@ -335,53 +355,6 @@ def _or_error(accelerator: Accelerator, work: Callable[[], T]) -> T | RaymrcnnEr
             return work()
     except RaymrcnnError as error:
         return error
-
-
-class _DecodeActor:
-    """A process that only fetches and decodes."""
-
-    def __init__(self, store: Any) -> None:
-        quiet_loggers()
-        torch.set_num_threads(1)
-        self._decode = Decoder(Fetcher(store))
-
-    def decode(self, ref: ImageRef) -> tuple[Any, str]:
-        """The pixels, or None and the reason."""
-        try:
-            return self._decode(ref).numpy(), ""
-        except DataError as error:
-            return None, error.what
-
-
-class _RemoteDecoder:
-    """An image to pixels by the next of the decode actors; called from many threads."""
-
-    def __init__(self, actors: list[Any]) -> None:
-        self._next = itertools.cycle(actors)
-
-    def __call__(self, ref: ImageRef) -> torch.Tensor:
-        pixels, error = ray.get(next(self._next).decode.remote(ref))
-        if error:
-            raise DataError(error)
-        return torch.from_numpy(np.array(pixels))  # what lies in the object store is read-only
-
-
-def _start_decoders(prepared: PreparedInfer, accelerator: Accelerator) -> list[Any]:
-    number = prepared.job.decode_workers
-    if not number:
-        return []
-    # What is left beside the cards, and a core for Ray Data's own tasks, which would starve else.
-    totals: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    of_cards = worker_resources(accelerator)["CPU"] * prepared.job.workers
-    left = max(0.0, totals.get("CPU", 0) - of_cards - 1)
-    store = ray.put(prepared.store)
-    actor = ray.remote(_DecodeActor).options(
-        num_cpus=int(min(1.0, left / number) * 100) / 100,
-        scheduling_strategy="SPREAD",
-        max_restarts=-1,
-        max_task_retries=-1,
-    )
-    return [actor.remote(store) for _ in range(number)]
 
 
 def _explained(error: BaseException) -> RaymrcnnError:

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import io
+import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import ray
+from PIL import Image
 from ray import cloudpickle
 
 from raymrcnn.device.accelerator import CPU
 from raymrcnn.device.on_ray import ray_session
+from raymrcnn.errors import DataError, RunError
+from raymrcnn.infer.decode_workers.on_ray import RemoteDecoder, start_decoders
 from raymrcnn.infer.inputs import tables_of
 from raymrcnn.infer.job import InferJob, PreparedInfer
 from raymrcnn.infer.labeler import BlockSummary
 from raymrcnn.infer.on_ray import run_inference
 from raymrcnn.infer.sink import commit_block, open_predictions, read_images
+from raymrcnn.infer.tries import Tries
 from raymrcnn.structures import Detections, ImageRef
 
 pytestmark = pytest.mark.ray
@@ -67,6 +76,34 @@ class Waiting(Labeler):
         return "" if time.monotonic() < end else "late"
 
 
+class EndingItsProcess(Labeler):
+    """The block in the middle ends its process, so many times."""
+
+    def __init__(self, folder: Path, times: int) -> None:
+        super().__init__(folder)
+        self.times = times
+
+    def note(self, block: int) -> str:
+        if block == 1:
+            with (self.folder.parent / "begun").open("a") as begun:
+                begun.write("x")
+                begun.flush()
+                if begun.tell() <= self.times:
+                    os.kill(os.getpid(), signal.SIGKILL)
+        return ""
+
+
+class EndingStore:
+    """Of images one of which ends the process that reads it."""
+
+    def read(self, image_id: int, name: str) -> bytes:
+        if name == "bad.png":
+            os.kill(os.getpid(), signal.SIGKILL)
+        stream = io.BytesIO()
+        Image.new("RGB", (image_id, 2)).save(stream, "png")
+        return stream.getvalue()
+
+
 class NamingItsThread(Labeler):
     def note(self, block: int) -> str:
         return "main" if threading.current_thread() is threading.main_thread() else "another"
@@ -107,3 +144,37 @@ def test_on_a_cpu_the_network_runs_in_the_main_thread(tmp_path: Path) -> None:
     notes: list[str] = []
     run(NamingItsThread(tmp_path / "predictions"), lambda summary: notes.append(summary.note))
     assert notes == ["main"] * 3
+
+
+def test_a_block_whose_process_ends_is_tried_again_and_not_for_ever(tmp_path: Path) -> None:
+    passing, hopeless = tmp_path / "passing/predictions", tmp_path / "hopeless/predictions"
+    seen: list[int] = []
+    run(EndingItsProcess(passing, 2), lambda summary: seen.append(summary.block))
+    assert sorted(seen) == [0, 1, 2]
+    assert (passing.parent / "begun").read_text() == "xxx"
+    with pytest.raises(RunError) as caught:
+        run(EndingItsProcess(hopeless, 99), lambda summary: None)
+    assert "images 17.jpg to 32.jpg was ended each of 5 times" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert (hopeless.parent / "begun").read_text() == "xxxxx"
+
+
+def test_an_image_that_ends_decode_workers_is_a_failure_of_its_own() -> None:
+    job = InferJob(weights="", out="", decode_workers=1)
+    tries = ray.remote(num_cpus=0)(Tries).remote()  # type: ignore[attr-defined]
+    actors = start_decoders(job, EndingStore(), CPU, tries)  # type: ignore[arg-type]
+    decode = RemoteDecoder(actors)
+    names = ["a.png", "bad.png", "c.png", "d.png"]
+    refs = [ImageRef(image_id=k, file_name=n, uri="") for k, n in enumerate(names, start=1)]
+
+    def outcome(ref: ImageRef) -> object:
+        try:
+            return decode(ref).shape[-1]
+        except DataError as error:
+            return error.what
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(outcome, refs))
+    for actor in (tries, *actors):
+        ray.kill(actor)
+    assert found == [1, "each process that decodes it ends", 3, 4]
