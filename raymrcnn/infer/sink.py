@@ -134,12 +134,7 @@ def open_predictions(
                 manifest = _begun(folder, spool, num_images, asked, about)
             else:
                 require_same_job(folder, manifest["fingerprint"], asked)
-                take_places(
-                    folder,
-                    spool,
-                    can_move=asked.get("annotations") is not None,
-                    is_complete=manifest["status"] == "complete",
-                )
+                take_places(folder, spool, manifest)
     return Predictions(folder=folder, manifest=manifest)
 
 
@@ -222,8 +217,7 @@ def image_ids(folder: Folder) -> npt.NDArray[np.int64]:
 
 def part_place(folder: Folder, block: int) -> Folder:
     """Where the results of a block lie."""
-    name = rundir.part_name(block)
-    return folder / name if isinstance(folder, Path) else storage.join(folder, name)
+    return storage.below(folder, rundir.part_name(block))
 
 
 def commit_block(
@@ -255,10 +249,11 @@ def finish(predictions: Predictions, about: dict[str, Any]) -> Predictions:
     there is removed. Behind a URI several processes may call this, and each gathers the same.
 
     Raises:
-        OutputError: the disk refuses.
+        OutputError: the disk refuses, or behind a URI another job took the folder.
         RunError: some blocks are not whole; they are pending again.
     """
     folder, manifest = predictions.folder, read_manifest(predictions.folder)
+    require_same_job(folder, manifest["fingerprint"], predictions.manifest["fingerprint"])
     if manifest["status"] == "complete":
         return Predictions(folder=folder, manifest=manifest)
     failures = _gathered(predictions)

@@ -228,7 +228,7 @@ def _expand(pattern: str, out: str) -> Iterable[Named]:
         return []
     names = _not_written((os.path.relpath(p, base) for p in below), is_predictions)
     wanted = _wanted(names) if is_folder else names
-    return ((name, os.path.abspath(base / name)) for name in wanted)
+    return ((name, os.path.abspath(os.path.join(base, name))) for name in wanted)
 
 
 def _expand_uri(uri: str, out: str) -> Iterable[Named]:

@@ -64,16 +64,16 @@ def require_same_job(folder: storage.Place, there: dict[str, Any], asked: dict[s
         )
 
 
-def take_places(folder: storage.Place, spool: Path, *, can_move: bool, is_complete: bool) -> None:
+def take_places(folder: storage.Place, spool: Path, manifest: dict[str, Any]) -> None:
     """Let the rows in a folder say where the same images are now.
 
-    The query of a URI says how to come to a place, and is no part of it.
+    Where an annotation file says which images these are, they may lie anywhere; else the place is
+    part of what an image is. The query of a URI says how to come there, and is not.
 
     Args:
         folder: with a job of the same ids and names.
         spool: the input as it is now.
-        can_move: an annotation file says which images these are, wherever they lie.
-        is_complete: the rows are not read again.
+        manifest: of the job there.
 
     Raises:
         OutputError: the images lie elsewhere, and may be others.
@@ -87,14 +87,14 @@ def take_places(folder: storage.Place, spool: Path, *, can_move: bool, is_comple
         except (OSError, pa.ArrowException) as error:
             what = f"cannot be read ({storage.one_line(error)})"
             raise DataError(what, where=str(where), todo="choose another --out") from None
-    if moved is not None and not can_move:
+    if moved is not None and manifest["fingerprint"].get("annotations") is None:
         raise OutputError(
             f"holds predictions of images of these names that lie elsewhere: {moved[0]}, "
             f"and not {moved[1]}",
             where=str(folder),
             todo="choose another --out, or give the same images to go on",
         )
-    if not same and not is_complete:
+    if not same and manifest["status"] != "complete":  # else the rows are not read again
         storage.upload(spool, str(where))
 
 

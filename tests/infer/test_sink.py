@@ -524,6 +524,9 @@ def test_a_folder_behind_a_uri_commits_and_goes_on(tmp_path: Path) -> None:
         late = dict(job.manifest)
         storage.write(storage.join(folder, rundir.MANIFEST), json.dumps(late).encode())
         assert finish(job, {}).manifest["num_failures"] == 8
+        other = {**job.manifest, "fingerprint": {**job.manifest["fingerprint"], "images": "x"}}
+        with pytest.raises(OutputError, match="images differ"):
+            finish(Predictions(folder=folder, manifest=other), {})
         assert storage.read(storage.join(folder, rundir.FAILURES)) == told
         names = storage.names(folder)
         rows = [one.image_id for one in read_results(folder)]
