@@ -63,6 +63,7 @@ def infer(
     score_threshold: float = 0.05,
     max_detections: int = 100,
     max_failures: int = -1,
+    retry_failures: bool = False,
     limit: int = 0,
     allow_partial: bool = False,
     cluster: str | None = None,
@@ -91,6 +92,7 @@ def infer(
         score_threshold: a detection must score above.
         max_detections: kept of an image.
         max_failures: images that may fail before the job stops; -1: any number.
+        retry_failures: label images again that failed before, and those of their blocks.
         limit: only the first so many images; 0: all.
         allow_partial: whether the weights may have tensors without a place in the network.
         cluster: HOST:PORT of a Ray cluster, or auto; None: this machine.
@@ -130,6 +132,7 @@ def infer(
                 score_threshold=score_threshold,
                 max_detections=max_detections,
                 max_failures=max_failures,
+                retry_failures=retry_failures,
                 limit=limit,
                 allow_partial=allow_partial,
             ),

@@ -111,6 +111,9 @@ def infer(
     max_failures: Annotated[
         int, typer.Option(help="Images that may fail before the job stops; -1: any number.")
     ] = -1,
+    retry_failures: Annotated[
+        bool, typer.Option("--retry-failures", help="Label images again that failed before.")
+    ] = False,
     limit: Annotated[int, typer.Option(min=0, help="Only the first so many images; 0: all.")] = 0,
     coco_json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write COCO results here.")
@@ -162,6 +165,7 @@ def infer(
         images=tuple(images or ()), out=out, score=_scores(mode, data), batch_size=batch_size or 0,
         dtype=dtype, compile=compile_model, tta_flip=_flips(tta), tta_scales=_scales(tta_scales),
         score_threshold=score_threshold, max_detections=max_detections, max_failures=max_failures,
+        retry_failures=retry_failures,
         limit=limit, workers=workers, decode_workers=decode_workers, device=device,
         cluster=cluster, accelerator=accelerator, force=force,
     )  # fmt: skip

@@ -50,6 +50,7 @@ class InferJob:
     score_threshold: float = 0.05
     max_detections: int = 100
     max_failures: int = -1  # images; -1: any number
+    retry_failures: bool = False  # label blocks with failed images again
     limit: int = 0  # images; 0: all
     allow_partial: bool = False  # the weights may have tensors that the network has no place for
 
@@ -113,6 +114,7 @@ def prepare(job: InferJob, held: contextlib.ExitStack | None = None) -> Prepared
             "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         },
         held,
+        retry_failures=job.retry_failures,
     )
     return PreparedInfer(
         job=job, predictions=predictions, index=index, store=store, source=source, left=left

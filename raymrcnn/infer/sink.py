@@ -41,6 +41,7 @@ _LOOKED_AT_ONCE = 16  # parts that are counted in the end; over a network each i
 
 Folder = Path | str  # of predictions: on this machine, or a URI
 _PART = re.compile(r"part-(\d+)\.parquet")
+_FAILED = re.compile(r"failed-(\d+)\.parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +104,8 @@ def open_predictions(
     fingerprint: dict[str, Any],
     about: dict[str, Any],
     held: contextlib.ExitStack | None = None,
+    *,
+    retry_failures: bool = False,
 ) -> Predictions:
     """Start a job in a folder, or go on with the same job there.
 
@@ -113,6 +116,7 @@ def open_predictions(
         about: what else the manifest says, JSON-ready.
         held: keeps other processes out of a folder of this machine until it is closed, unless the
             job there is complete; None: they are kept out while the folder is opened.
+        retry_failures: whether the blocks with failed images are to be labelled again.
 
     Raises:
         OutputError: the folder cannot be written, or holds other files or another job, or another
@@ -125,7 +129,7 @@ def open_predictions(
         asked = {**fingerprint, "images": digest}
         with contextlib.ExitStack() as opening:
             manifest = _manifest_in(folder)
-            if manifest is None or manifest["status"] != "complete":
+            if manifest is None or manifest["status"] != "complete" or retry_failures:
                 if isinstance(folder, Path):
                     rundir.prepare_output(folder)
                     (opening if held is None else held).enter_context(rundir.exclusive(folder))
@@ -134,6 +138,8 @@ def open_predictions(
                 manifest = _begun(folder, spool, num_images, asked, about)
             else:
                 require_same_job(folder, manifest["fingerprint"], asked)
+                if retry_failures:
+                    manifest = _without_failures(folder, manifest)
                 take_places(folder, spool, manifest)
     return Predictions(folder=folder, manifest=manifest)
 
@@ -164,6 +170,34 @@ def _begun(
         **about,
     }
     _write_manifest(folder, manifest)
+    return manifest
+
+
+def _without_failures(folder: Folder, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Let the blocks with failed images be pending; the manifest of the job, which then is running.
+
+    May be cut and called again: until a block is committed anew its failures stay beside it.
+    """
+    if manifest["status"] == "complete":
+        failures = _read_table(_at(folder, rundir.FAILURES))
+        if not failures.num_rows:
+            return manifest
+        ids = image_ids(folder)
+        order = np.argsort(ids)
+        rows = order[np.searchsorted(ids, failures["image_id"].to_numpy(), sorter=order)]
+        blocks = rows // int(manifest["block_rows"])
+        for block in np.unique(blocks).tolist():
+            of_block = failures.filter(pa.array(blocks == block))
+            _write_table(_at(folder, rundir.failed_name(block)), of_block)
+        manifest = {k: v for k, v in manifest.items() if k != "num_failures"}
+        manifest["status"] = "running"
+        _write_manifest(folder, manifest)
+    for name in (rundir.FAILURES, rundir.SCORES):  # of what will not be so any more
+        _remove(_at(folder, name))
+    for name in _files(folder, rundir.FAILED_GLOB):
+        match = _FAILED.fullmatch(name)
+        if match:
+            _remove(_at(folder, rundir.part_name(int(match[1]))))
     return manifest
 
 

@@ -261,6 +261,55 @@ def test_a_complete_job_may_be_finished_again(tmp_path: Path) -> None:
     assert_each_image_once(tmp_path, 40)
 
 
+def asked_to_retry(folder: Path, num_images: int) -> Predictions:
+    tables = tables_of(refs_of(num_images))
+    return open_predictions(folder, tables, FINGERPRINT, {"by": "me"}, retry_failures=True)
+
+
+def labelled(job: Predictions) -> Predictions:
+    for block in job.pending():
+        commit(job, block)
+    return finish(job, {})
+
+
+def test_failed_images_are_labelled_again_where_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "is_bad", lambda ref: ref.image_id in (1, 100))
+    job = opened(tmp_path)
+    commit(job, 0)
+    assert asked_to_retry(tmp_path, 40).pending() == [0, 1, 2], "also before the job is complete"
+    assert labelled(job).manifest["num_failures"] == 2
+    (tmp_path / rundir.SCORES).write_text("{}")
+    assert opened(tmp_path).complete
+    again = asked_to_retry(tmp_path, 40)
+    assert again.pending() == [0, 2], "block 1 is whole"
+    assert not (tmp_path / rundir.SCORES).exists(), "which would not be of these results"
+    assert again.failures() == (0, "")
+    monkeypatch.setattr(sys.modules[__name__], "is_bad", lambda ref: False)
+    assert labelled(again).manifest["num_failures"] == 0
+    assert [one.image_id for one in read_results(tmp_path)] == [r.image_id for r in refs_of(40)]
+    assert asked_to_retry(tmp_path, 40).complete, "there is none left"
+
+
+def test_a_retry_may_be_cut_at_each_of_its_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number, cut = 0, True
+    while cut:
+        number += 1
+        folder = tmp_path / str(number)
+        labelled(opened(folder, 20))
+        with monkeypatch.context() as patch:
+            was_cut = cut_at(patch, number, WRITES)
+            with contextlib.suppress(Cut):
+                labelled(asked_to_retry(folder, 20))
+            cut = was_cut()
+        labelled(opened(folder, 20))  # the command without the option, too, loses nothing
+        assert_each_image_once(folder, 20)
+    assert number > 18
+
+
 def test_a_kill_within_a_write_leaves_the_block_to_be_done(tmp_path: Path) -> None:
     job = opened(tmp_path)
     commit(job, 0)
