@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -155,8 +156,7 @@ def infer(
     """
     progress = ProgressLine(quiet=as_json)
     _require_drawable(out, overlays, overlay_sample)
-    if coco_json is not None:  # better now than after the last image
-        rundir.prepare_output(coco_json.expanduser().absolute().parent)
+    _require_json_target(coco_json)
     result = run(
         progress, weights=weights, allow_partial=allow_partial, data=data, split=split,
         images=tuple(images or ()), out=out, score=_scores(mode, data), batch_size=batch_size or 0,
@@ -197,6 +197,18 @@ def _require_drawable(out: str, overlays: int | None, sample: int | None) -> Non
             where="--overlays",
             todo="drop it, or give a path as --out",
         )
+
+
+def _require_json_target(path: Path | None) -> None:
+    """Better now than after the last image, and without making a folder."""
+    from raymrcnn.errors import ConfigError
+
+    if path is None:
+        return
+    target = rundir.local_path(path, "--coco-json")
+    if os.path.isdir(target):
+        raise ConfigError(f"{target} is a folder", where="--coco-json", todo="name a file")
+    rundir.prepare_output(next(above for above in target.parents if os.path.exists(above)))
 
 
 def _draw(result: Any, count: int | None, seed: int | None, *, predict: bool) -> Any:

@@ -346,6 +346,9 @@ def test_wrong_options_of_training_are_refused(data: Path, options: list[str], s
         (["--split", "test2017"], "there are train2017, val2017"),
         (["--images", "."], "give either a data set or images"),
         (["--coco-json", "data/annotations/instances_val2017.json/x"], "cannot write"),
+        (["--coco-json", "s3://bucket/dt.json"], "is a URI, and only paths are supported here"),
+        (["--coco-json", "data"], "data is a folder; name a file"),
+        (["--coco-json", "made/dt.json", "--mode", "test"], "is not evaluation or predict"),
     ],
 )
 def test_wrong_options_of_inference_are_refused(
