@@ -25,11 +25,11 @@ import torch
 from raymrcnn.data.fetch import Fetcher
 from raymrcnn.device.accelerator import CPU, ROWS, Accelerator
 from raymrcnn.device.choice.on_ray import Cards, label_selector
+from raymrcnn.device.failures.on_ray import ray_errors
 from raymrcnn.device.on_ray import (
     card_errors,
     quiet_loggers,
     ray_session,
-    told_error,
     worker_device,
     worker_resources,
 )
@@ -215,14 +215,13 @@ def _summaries(
         memory=min(_memory_of(prepared), node_memory) if node_memory else None,
     )
     try:
-        # Without prefetching: it would hold back what is told of each block until the next is done.
-        for batch in labelled.iter_batches(batch_size=None, prefetch_batches=0):
-            for told in map(pickle.loads, batch["told"]):
-                if isinstance(told, RaymrcnnError):
-                    raise told
-                yield told
-    except ray.exceptions.RayError as error:
-        raise _explained(error) from error
+        with ray_errors("an actor failed", "run the same command again to go on"):
+            # Without prefetching: it would hold back what is told of each block until the next.
+            for batch in labelled.iter_batches(batch_size=None, prefetch_batches=0):
+                for told in map(pickle.loads, batch["told"]):
+                    if isinstance(told, RaymrcnnError):
+                        raise told
+                    yield told
     finally:
         for actor in decoders:
             ray.kill(actor)
@@ -386,15 +385,3 @@ def _start_decoders(prepared: PreparedInfer, accelerator: Accelerator) -> list[A
         max_task_retries=-1,
     )
     return [actor.remote(store) for _ in range(number)]
-
-
-def _explained(error: BaseException) -> RaymrcnnError:
-    """The error of an actor in one line."""
-    told = told_error(error)
-    if told is not None:
-        return told
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return RunError(
-        f"an actor failed: {lines[-1].strip() if lines else type(error).__name__}",
-        todo="run the same command again to go on",
-    )
