@@ -30,7 +30,13 @@ import pyarrow.parquet as pq
 from raymrcnn import rundir, storage
 from raymrcnn.errors import DataError, OutputError
 from raymrcnn.infer.inputs import IMAGE_SCHEMA, ROWS_AT_ONCE, Tables, refs_in
-from raymrcnn.rows import FAILURE_SCHEMA, failures_table, iter_detections, results_table
+from raymrcnn.rows import (
+    FAILURE_SCHEMA,
+    failures_table,
+    iter_detections,
+    parquet_file,
+    results_table,
+)
 from raymrcnn.structures import Detections, Failure, ImageRef
 
 FORMAT = 1
@@ -151,9 +157,13 @@ def read_manifest(folder: Folder) -> dict[str, Any]:
         DataError: the manifest is missing, damaged, or of another version.
     """
     path = _at(folder, rundir.MANIFEST)
-    manifest = _read_json(path)
-    keys = ("status", "num_images", "block_rows", "fingerprint")
-    if not isinstance(manifest, dict) or any(key not in manifest for key in keys):
+    manifest = storage.read_json(storage.below(folder, rundir.MANIFEST))
+    kinds = {"status": str, "num_images": int, "block_rows": int, "fingerprint": dict}
+    if (
+        not isinstance(manifest, dict)
+        or not all(isinstance(manifest.get(key), kind) for key, kind in kinds.items())
+        or not isinstance(manifest.get("data") or {}, dict)
+    ):
         raise DataError(
             "is not the manifest of predictions",
             where=path,
@@ -170,7 +180,7 @@ def read_manifest(folder: Folder) -> dict[str, Any]:
 
 def read_images(folder: Folder, rows: range) -> list[ImageRef]:
     """The input of some rows; of the file, no more than the row groups that hold them are read."""
-    with _parquet(_at(folder, rundir.IMAGES)) as file:
+    with parquet_file(_at(folder, rundir.IMAGES)) as file:
         sizes = [file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)]
         ends = np.cumsum(sizes)
         first = int(np.searchsorted(ends, rows.start, side="right"))
@@ -181,10 +191,13 @@ def read_images(folder: Folder, rows: range) -> list[ImageRef]:
 
 
 def image_ids(folder: Folder) -> npt.NDArray[np.int64]:
-    """The ids of all images of the job, int64, in order."""
-    with _parquet(_at(folder, rundir.IMAGES)) as file:
-        table = file.read(columns=["image_id"])
-    return table.column("image_id").to_numpy()  # type: ignore[no-any-return]
+    """The ids of all images of the job, int64, in order.
+
+    Raises:
+        DataError: the list of images is missing or damaged.
+    """
+    with parquet_file(_at(folder, rundir.IMAGES)) as file:
+        return file.read(columns=["image_id"]).column("image_id").to_numpy()  # type: ignore[no-any-return]
 
 
 def part_place(folder: Folder, block: int) -> Folder:
@@ -242,7 +255,7 @@ def read_results(folder: Folder) -> Iterator[Detections]:
     """Every committed result, in the order of the input.
 
     Raises:
-        DataError: the folder holds no predictions.
+        DataError: the folder holds no predictions, or a file of them is damaged.
     """
     parts = _files(folder, rundir.PART_GLOB)
     if not parts:
@@ -346,12 +359,8 @@ def _exists(path: str) -> bool:
     return storage.size(path) is not None if storage.is_uri(path) else os.path.exists(path)
 
 
-def _parquet(path: str) -> pq.ParquetFile:
-    return pq.ParquetFile(storage.open_file(path) if storage.is_uri(path) else path)
-
-
 def _read_table(path: str) -> pa.Table:
-    with _parquet(path) as file:
+    with parquet_file(path) as file:
         return file.read()
 
 
@@ -362,15 +371,6 @@ def _write_table(path: str, table: pa.Table) -> None:
         storage.write(path, buffer.getvalue().to_pybytes())
         return
     rundir.write_atomic(Path(path), lambda tmp: pq.write_table(table, tmp, compression="zstd"))
-
-
-def _read_json(path: str) -> Any:
-    if not storage.is_uri(path):
-        return rundir.read_json(Path(path))
-    try:
-        return json.loads(storage.read(path))
-    except ValueError as error:
-        raise DataError(f"is not JSON ({error})", where=path) from None
 
 
 def _write_manifest(folder: Folder, manifest: dict[str, Any]) -> None:

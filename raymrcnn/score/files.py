@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,12 +20,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raymrcnn import storage
 from raymrcnn.errors import DataError
 from raymrcnn.masks import segmentation_to_rle
-from raymrcnn.rows import coco_results, iter_detections
+from raymrcnn.rows import coco_results, iter_detections, parquet_file
 from raymrcnn.rundir import PART_GLOB, SCORES
 from raymrcnn.score.coco import IOU_TYPES, Matcher, Scores, merge
 from raymrcnn.score.truth import GroundTruth, Ints, rows_of, some_ids
@@ -130,8 +129,10 @@ def match_parts(paths: Iterable[Place], truth: GroundTruth, asked: Asked) -> tup
     matcher = asked.matcher(truth)
     found = [np.zeros(0, np.int64)]
     for path in paths:
+        first_row = 0
         for table in _tables(path):
-            rows = list(iter_detections(table, str(path)))
+            rows = list(iter_detections(table, str(path), first_row))
+            first_row += table.num_rows
             ids = np.array([row.image_id for row in rows], np.int64)
             refuse_repeated(ids, str(path))
             truth_images, annotations = truth.to_coco_dicts(rows_of(truth, ids, str(path)))
@@ -175,14 +176,10 @@ def refuse_repeated(ids: Ints, where: str) -> None:
         )
 
 
-def _tables(path: Place) -> Iterable[pa.Table]:
-    try:
-        with pq.ParquetFile(path if isinstance(path, Path) else storage.open_file(path)) as file:
-            for batch in file.iter_batches(_IMAGES_AT_ONCE):
-                yield pa.Table.from_batches([batch])
-    except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"cannot be read ({reason})", where=str(path)) from None
+def _tables(path: Place) -> Iterator[pa.Table]:
+    with parquet_file(path) as file:
+        for batch in file.iter_batches(_IMAGES_AT_ONCE):
+            yield pa.Table.from_batches([batch])
 
 
 class _Rle(msgspec.Struct):
