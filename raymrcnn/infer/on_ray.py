@@ -83,7 +83,8 @@ def run_inference(
         if index is None or not prepared.job.score:
             return _run(prepared, cluster, on_block, make_labeler), None
         there = read_scores(folder) if prepared.predictions.complete else None
-        if there is not None:
+        # Somebody may have scored against other annotations since.
+        if isinstance(there, dict) and there.get("annotations") == index.fingerprint:
             return prepared.predictions, there
         accelerator = ROWS[prepared.job.accelerator]
         with ray_session(cluster, accelerator, prepared.job.workers):
@@ -101,6 +102,7 @@ def run_inference(
             scores = score_predictions(
                 folder, index, images="all" if limited is None else limited, early=early
             )
+        scores = replace(scores, annotations=index.fingerprint)
         write_scores(folder, scores)
         return predictions, scores
 

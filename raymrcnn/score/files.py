@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -187,9 +187,12 @@ class _Rle(msgspec.Struct):
     counts: str | list[int]
 
 
+_Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
 class _Result(msgspec.Struct):
-    image_id: int
-    category_id: int
+    image_id: _Id
+    category_id: _Id
     score: float
     bbox: tuple[float, float, float, float] | None = None
     segmentation: _Rle | list[list[float]] | None = None
@@ -219,6 +222,7 @@ def match_coco_json(
     iou_types: Sequence[str] | None = None,
     detail: bool = False,
     skip_bad: bool = False,
+    notes: list[str] | None = None,
 ) -> tuple[State, Ints]:
     """The state and image ids of a COCO results file.
 
@@ -231,12 +235,16 @@ def match_coco_json(
         iou_types: what to score; by default what all results have.
         detail: see `Matcher`.
         skip_bad: see `Matcher`.
+        notes: gets a line where some detections have a mask, or a box, and others none, so that it
+            is not scored.
 
     Raises:
         DataError: the file cannot be read or is malformed, or as `score_parts`.
     """
     results = _read_results(path)
     kinds = _kinds(results, iou_types, str(path))
+    if notes is not None and iou_types is None:
+        notes += _left_out(results)
     of_image: dict[int, list[_Result]] = defaultdict(list)
     for result in results:
         of_image[result.image_id].append(result)
@@ -305,6 +313,19 @@ def _kinds(results: list[_Result], iou_types: Sequence[str] | None, where: str) 
             "the detections have neither all a bbox nor all a segmentation", where=where
         )
     return kinds
+
+
+def _left_out(results: list[_Result]) -> list[str]:
+    """What is not scored because some detections lack it, in a line."""
+    lacking = {
+        "masks": sum(not result.segmentation for result in results),
+        "boxes": sum(result.bbox is None for result in results),
+    }
+    return [
+        f"{name} are not scored: {number} of {len(results)} detections have none"
+        for name, number in lacking.items()
+        if 0 < number < len(results)
+    ]
 
 
 def _entry(result: _Result, image: dict[str, Any], where: str) -> dict[str, Any]:

@@ -498,6 +498,8 @@ def test_scoring_what_is_not_there_is_refused(made_up: Path, tmp_path: Path) -> 
     truth = annotations(made_up, "val2017")
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.json").write_text('[{"image_id": 1')
+    results = tmp_path / "results.json"
+    results.write_text("[]")
     for arguments, said in (
         ([], "score: give one predictions folder or file"),
         ([tmp_path, "--predictions", tmp_path], "score: give one predictions folder or file"),
@@ -508,6 +510,18 @@ def test_scoring_what_is_not_there_is_refused(made_up: Path, tmp_path: Path) -> 
         ([tmp_path / "empty", "--data", tmp_path], "no annotation file"),
         ([tmp_path / "empty", "--annotations", tmp_path / "x.json"], "x.json: cannot read"),
         ([tmp_path / "bad.json", "--annotations", truth], "bad.json: the JSON is cut short"),
+        ([""], "score: the name of the predictions is empty"),
+        (["--predictions", ""], "score: the name of the predictions is empty"),
+        (["--compare", results, ""], "score: the name of the predictions is empty"),
+        ([results, "--annotations", ""], "--annotations: is empty"),
+        ([results, "--data", ""], "--data: is empty"),
+        ([results, "--annotations", truth, "--data", made_up], "--data: says nothing beside"),
+        ([results, "--annotations", truth, "--split", "x"], "--split: says nothing beside"),
+        ([results, "--annotations", truth, "--seed", 0], "--seed: is of a comparison"),
+        ([results, "--annotations", truth, "--resamples", 9], "--resamples: is of a comparison"),
+        ([results, "--annotations", truth, "--workers", 2], "--workers: a results file is matched"),
+        ([results, "--annotations", truth, "--cluster", "auto"], "--cluster: a results file is"),
+        (["--compare", results, results, "--detail"], "--detail: a comparison has none"),
     ):
         assert said in refused("score", *arguments)
 
