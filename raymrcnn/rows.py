@@ -6,12 +6,17 @@ appear among the results, so that results and failures together are the input, o
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
+from raymrcnn import storage
 from raymrcnn.errors import DataError
 from raymrcnn.structures import Detections, Failure
 
@@ -35,6 +40,10 @@ FAILURE_SCHEMA = pa.schema(
         ("error", pa.string()),
     ]
 )
+
+
+_LISTS = ("boxes", "scores", "category_ids", "rles")  # an entry a detection
+_TODO = "give a folder that `raymrcnn infer` wrote"
 
 
 def results_table(detections: Iterable[Detections]) -> pa.Table:
@@ -77,20 +86,39 @@ def failures_table(failures: Iterable[Failure]) -> pa.Table:
     )
 
 
-def iter_detections(table: pa.Table, where: str = "predictions") -> Iterator[Detections]:
-    """The detections of each row.
+@contextlib.contextmanager
+def parquet_file(place: str | os.PathLike[str]) -> Iterator[pq.ParquetFile]:
+    """A file of predictions, a path or a URI, to be read within.
 
     Raises:
-        DataError: the table lacks a column of `RESULT_SCHEMA`.
+        DataError: it is missing, damaged, or lacks a column that is asked for.
     """
-    missing = [name for name in RESULT_SCHEMA.names if name not in table.column_names]
-    if missing:
-        raise DataError(
-            f"no column {missing[0]!r}",
-            where=where,
-            todo="give a folder that `raymrcnn infer` wrote",
-        )
-    for batch in table.select(RESULT_SCHEMA.names).to_batches():
+    try:
+        source = storage.open_file(str(place)) if storage.is_uri(place) else place
+        with pq.ParquetFile(source) as file:
+            yield file
+    except (OSError, KeyError, pa.ArrowException) as error:
+        reason = storage.one_line(error)
+        raise DataError(f"cannot be read ({reason})", where=str(place), todo=_TODO) from None
+
+
+def iter_detections(
+    table: pa.Table, where: str = "predictions", first_row: int = 0
+) -> Iterator[Detections]:
+    """The detections of each row.
+
+    Args:
+        table: of `RESULT_SCHEMA`, perhaps with other columns too.
+        where: of the file, for errors.
+        first_row: of the file, with which the table begins: names rows without an image id.
+
+    Raises:
+        DataError: a column is missing or of another type, or a row is not whole.
+    """
+    fields = [_column(table, field, where, first_row) for field in RESULT_SCHEMA]
+    for batch in pa.table(fields, schema=RESULT_SCHEMA).to_batches():
+        _require_whole(batch, where, first_row)
+        first_row += batch.num_rows
         columns = {name: batch.column(name) for name in RESULT_SCHEMA.names}
         for i in range(batch.num_rows):
             boxes = columns["boxes"][i].values
@@ -128,6 +156,61 @@ def coco_results(detections: Detections) -> list[dict[str, Any]]:
             }
         )
     return entries
+
+
+def _column(table: pa.Table, field: pa.Field, where: str, first_row: int) -> pa.ChunkedArray:
+    """A column as `RESULT_SCHEMA` has it."""
+    if table.column_names.count(field.name) != 1:
+        number = "more than one" if field.name in table.column_names else "no"
+        raise DataError(f"{number} column {field.name!r}", where=where, todo=_TODO)
+    column = table.column(field.name)
+    fault = _cannot_be(column, field.type)
+    if fault is None:
+        return column.cast(field.type)
+    place = f"column {field.name!r}"
+    if _cannot_be(column.slice(0, 0), field.type) is None:  # not the type, but a value
+        rows = range(len(column))  # taken, as a cast looks at more than a slice
+        row = next((i for i in rows if _cannot_be(column.take([i]), field.type)), 0)
+        place = f"{_row_name(table, row, first_row)}, {place}"
+    raise DataError(f"{place} is no {field.type} ({fault})", where=where, todo=_TODO)
+
+
+def _cannot_be(column: pa.ChunkedArray, wanted: pa.DataType) -> str | None:
+    """Why values are damaged or of another type; None where they are as wanted."""
+    try:
+        column.cast(wanted).validate(full=True)
+    except pa.ArrowException as error:
+        return " ".join(str(error).split())[:200]
+    return None
+
+
+def _require_whole(batch: pa.RecordBatch, where: str, first_row: int) -> None:
+    """Refuse rows that lack a value, or whose lists are not of one length."""
+    for name in RESULT_SCHEMA.names:
+        values, rows = batch.column(name), np.arange(batch.num_rows)
+        while values is not None:
+            absent = rows[values.is_null().to_numpy(zero_copy_only=False)]
+            if len(absent):
+                row = _row_name(batch, int(absent[0]), first_row)
+                raise DataError(f"{row}: {name!r} lacks a value", where=where, todo=_TODO)
+            nested = isinstance(values, (pa.ListArray, pa.FixedSizeListArray))
+            rows = np.repeat(rows, pc.list_value_length(values)) if nested else rows
+            values = values.flatten() if nested else None
+    boxes, *others = (pc.list_value_length(batch.column(name)) for name in _LISTS)
+    for name, lengths in zip(_LISTS[1:], others, strict=True):
+        unequal = np.flatnonzero(pc.not_equal(lengths, boxes))
+        if len(unequal):
+            k = int(unequal[0])
+            raise DataError(
+                f"{_row_name(batch, k, first_row)}: {boxes[k]} boxes and {lengths[k]} {name}",
+                where=where,
+                todo=_TODO,
+            )
+
+
+def _row_name(rows: pa.Table | pa.RecordBatch, row: int, first_row: int) -> str:
+    image_id = rows.column("image_id")[row].as_py()
+    return f"row {first_row + row}" if image_id is None else f"image {image_id}"
 
 
 def _joined(arrays: list[Any], dtype: Any) -> Any:

@@ -159,3 +159,63 @@ def test_records_hold_what_they_are_given_and_cannot_be_changed() -> None:
     for record, name in ((ref, "uri"), (info, "short_side"), (ROWS[0], "width")):
         with pytest.raises(AttributeError):
             setattr(record, name, 5)
+
+
+def test_columns_of_other_types_are_read_where_they_hold_the_same() -> None:
+    wide = [
+        ("image_id", pa.int32()), ("file_name", pa.large_string()), ("width", pa.int64()),
+        ("height", pa.int64()), ("boxes", pa.list_(pa.list_(pa.float64()))),
+        ("scores", pa.list_(pa.float64())), ("category_ids", pa.large_list(pa.int32())),
+        ("rles", pa.large_list(pa.large_string())),
+    ]  # fmt: skip
+    again = list(
+        iter_detections(pa.Table.from_pylist(results_table(ROWS).to_pylist(), pa.schema(wide)))
+    )
+    for one, other in zip(ROWS, again, strict=True):
+        assert_same(one, other)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"image_id": None}, "row 11: 'image_id' lacks a value"),
+        ({"width": None}, "image 1: 'width' lacks a value"),
+        ({"boxes": None}, "image 1: 'boxes' lacks a value"),
+        ({"boxes": [[0, 0, 1, 1], None, [0, 0, 1, 1]]}, "image 1: 'boxes' lacks a value"),
+        ({"boxes": [[0, 0, 1, 1], [0, 0, 1, None], [0] * 4]}, "image 1: 'boxes' lacks a value"),
+        ({"rles": ["0", None, "0"]}, "image 1: 'rles' lacks a value"),
+        ({"scores": [0.5]}, "image 1: 3 boxes and 1 scores"),
+        ({"category_ids": [1] * 4}, "image 1: 3 boxes and 4 category_ids"),
+        ({"rles": []}, "image 1: 3 boxes and 0 rles"),
+        ({"boxes": [[0, 0, 1, 1], [0, 0, 1], [0] * 4]}, "image 1, column 'boxes' is no list"),
+        ({"width": 2**40}, "image 1, column 'width' is no int32"),
+        ({"file_name": b"\xff"}, "image 1, column 'file_name' is no string"),
+    ],
+)
+def test_a_row_that_is_not_whole_is_refused_by_name(change: dict[str, object], said: str) -> None:
+    rows = results_table(ROWS[:3]).to_pylist()
+    rows[1].update(change)
+    loose = {
+        "boxes": pa.list_(pa.list_(pa.float32())), "width": pa.int64(), "file_name": pa.binary()
+    }  # fmt: skip
+    kinds = [(f.name, loose.get(f.name, f.type)) for f in RESULT_SCHEMA]
+    rows = [{**row, "file_name": as_bytes(row["file_name"])} for row in rows]
+    table = pa.Table.from_pylist(rows, pa.schema(kinds))
+    with pytest.raises(DataError) as caught:
+        list(iter_detections(table, "x.parquet", 10))
+    assert str(caught.value).startswith(f"x.parquet: {said}")
+    assert "\n" not in str(caught.value)
+
+
+def as_bytes(text: str | bytes) -> bytes:
+    return text if isinstance(text, bytes) else text.encode()
+
+
+def test_a_column_of_another_kind_is_refused_by_name() -> None:
+    table = results_table(ROWS)
+    table = table.set_column(5, "scores", pa.array(["high"] * len(ROWS)))
+    with pytest.raises(DataError, match="x.parquet: column 'scores' is no list"):
+        list(iter_detections(table, "x.parquet"))
+    twice = results_table(ROWS).append_column("width", pa.array([1] * len(ROWS)))
+    with pytest.raises(DataError, match="more than one column 'width'"):
+        list(iter_detections(twice, "x.parquet"))

@@ -14,7 +14,7 @@ from raymrcnn import rundir, storage
 from raymrcnn.api.inference import InferResult, draw, infer, predict
 from raymrcnn.api.training import TrainResult, train
 from raymrcnn.data.write import write_dataset
-from raymrcnn.errors import DataError
+from raymrcnn.errors import ConfigError, DataError
 from raymrcnn.infer.sink import image_ids, read_manifest
 from raymrcnn.score.coco import Scores
 from raymrcnn.scoring import Predicted, compare_predicted, ground_truth, score_predicted
@@ -44,8 +44,11 @@ def score(
     skip_bad_annotations: bool = False,
     workers: int = 0,
     cluster: str | None = None,
+    on_matched: Callable[[int, int], None] | None = None,
 ) -> Scores:
     """COCO scores of a predictions folder or a COCO results file; LVIS's with its annotations.
+
+    What else is to be known of them, as that `scores.json` could not be written, is in `notes`.
 
     Args:
         predictions: a folder that `infer` wrote, whose `scores.json` is renewed, or a JSON file;
@@ -58,6 +61,7 @@ def score(
             mask, and list them, instead of refusing the file.
         workers: Ray tasks at once; 0: as the cluster has room.
         cluster: HOST:PORT of a Ray cluster, or auto; None: this machine.
+        on_matched: called with how many files of a folder are matched, and of how many.
 
     Raises:
         RaymrcnnError: something is missing, malformed, or does not fit together.
@@ -70,6 +74,7 @@ def score(
         skip_bad=skip_bad_annotations,
         workers=workers,
         cluster=cluster,
+        on_matched=on_matched,
     )
 
 
@@ -86,6 +91,7 @@ def compare(
     workers: int = 0,
     cluster: str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    on_matched: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """How much better the predictions b are than a, with intervals from a paired bootstrap.
 
@@ -107,11 +113,14 @@ def compare(
         workers=workers,
         cluster=cluster,
         progress=progress,
+        on_matched=on_matched,
     )
 
 
 def _predicted(predictions: Path_) -> tuple[Predicted, dict[str, Any]]:
     """Where predictions are, and what the manifest beside them says; {} for other programs'."""
+    if not os.fspath(predictions):
+        raise ConfigError("the name of the predictions is empty", where="score", todo="give one")
     source = storage.place(predictions)
     is_file = storage.size(os.fspath(source)) is not None
     there = source.exists() if isinstance(source, Path) else storage.names(source)

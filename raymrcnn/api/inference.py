@@ -69,7 +69,7 @@ def infer(
     cluster: str | None = None,
     accelerator: str | None = None,
     force: bool = False,
-    on_start: Callable[[int, int], None] | None = None,
+    on_start: Callable[[int, int, int], None] | None = None,
     on_block: Callable[[BlockSummary], None] | None = None,
 ) -> InferResult:
     """Label images; the same call again goes on where the last one ended.
@@ -98,7 +98,7 @@ def infer(
         cluster: HOST:PORT of a Ray cluster, or auto; None: this machine.
         accelerator: only cards of this model, as MLU370-S4; None: any.
         force: try a batch that the cards are known not to take.
-        on_start: called with the number of images and of those done before.
+        on_start: called with the number of images, of those done before, and of failures there.
         on_block: called as each block of images is committed.
 
     Raises:
@@ -140,7 +140,7 @@ def infer(
         )
         before = prepared.predictions
         if on_start is not None:
-            on_start(before.num_images, before.num_done())
+            on_start(before.num_images, before.num_done(), before.failures()[0])
         after, scores = run_inference(prepared, cluster=cluster, on_block=on_block)
         return InferResult(
             folder=after.folder,

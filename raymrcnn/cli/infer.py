@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -158,8 +160,7 @@ def infer(
     """
     progress = ProgressLine(quiet=as_json)
     _require_drawable(out, overlays, overlay_sample)
-    if coco_json is not None:  # better now than after the last image
-        rundir.prepare_output(coco_json.expanduser().absolute().parent)
+    _require_json_target(coco_json)
     result = run(
         progress, weights=weights, allow_partial=allow_partial, data=data, split=split,
         images=tuple(images or ()), out=out, score=_scores(mode, data), batch_size=batch_size or 0,
@@ -186,9 +187,8 @@ def run(progress: ProgressLine, **options: Any) -> Any:
     from raymrcnn import api
 
     line = _JobLine(progress)
-    result = api.infer(on_start=line.start, on_block=line.block, **options)
-    progress.close()
-    return result
+    with contextlib.closing(progress):
+        return api.infer(on_start=line.start, on_block=line.block, **options)
 
 
 def _require_drawable(out: str, overlays: int | None, sample: int | None) -> None:
@@ -201,6 +201,18 @@ def _require_drawable(out: str, overlays: int | None, sample: int | None) -> Non
             where="--overlays",
             todo="drop it, or give a path as --out",
         )
+
+
+def _require_json_target(path: Path | None) -> None:
+    """Better now than after the last image, and without making a folder."""
+    from raymrcnn.errors import ConfigError
+
+    if path is None:
+        return
+    target = rundir.local_path(path, "--coco-json")
+    if os.path.isdir(target):
+        raise ConfigError(f"{target} is a folder", where="--coco-json", todo="name a file")
+    rundir.prepare_output(next(above for above in target.parents if os.path.exists(above)))
 
 
 def _draw(result: Any, count: int | None, seed: int | None, *, predict: bool) -> Any:
@@ -227,9 +239,9 @@ class _JobLine:
         self._began = time.perf_counter()
         self._noted = False
 
-    def start(self, images: int, before: int) -> None:
-        """The input is known, and what was done of it before."""
-        self._total, self._done = images, before
+    def start(self, images: int, before: int, failed: int) -> None:
+        """The input is known, what was done of it before, and what of that failed."""
+        self._total, self._done, self._failed = images, before, failed
         if before:
             self._progress.note(f"going on: {before} of {images} images are done")
         else:  # Ray and the actors take their time, and nothing else is said until the first block
@@ -248,10 +260,10 @@ class _JobLine:
         self._failed += block.num_failures
         rate = self._new / max(now - self._began, 1e-9)
         left = self._total - self._done
+        # Within 80 columns, of which the failures are the first to be cut.
         self._progress.show(
-            f"{self._done}/{self._total} images  left {duration(left / rate)}  {rate:.1f} images/s"
-            f"  {self._failed} failed  queues: {block.num_ready} decoded, {block.num_to_paste} "
-            f"batches to paste, {left} images to come",
+            f"{self._done}/{self._total} images  {rate:.1f}/s  left {duration(left / rate)}  "
+            f"ready {block.num_ready}, paste {block.num_to_paste}  {self._failed} failed",
             last=not left,
         )
 

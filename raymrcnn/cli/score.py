@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -11,9 +13,12 @@ from raymrcnn.cli.show import (
     ProgressLine,
     print_detail,
     print_json,
+    print_notes,
     print_scores,
     print_table,
 )
+
+_MATCHING = "matching predictions with the ground truth"
 
 
 def score(
@@ -46,9 +51,17 @@ def score(
         typer.Option(metavar="A B", help="Instead: how much better B is than A."),
     ] = None,
     resamples: Annotated[
-        int, typer.Option(min=0, help="Of the images, for the intervals of a comparison.")
-    ] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the resamples.")] = 0,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Of the images, for the intervals of a comparison. \\[default: 1000]",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Of the resamples. \\[default: 0]", show_default=False),
+    ] = None,
     skip_bad_annotations: Annotated[
         bool,
         typer.Option(
@@ -70,21 +83,21 @@ def score(
     Example: raymrcnn score --predictions results.json --annotations instances_val2017.json
     """
     from raymrcnn import api
-    from raymrcnn.errors import ConfigError
 
-    source = folder or predictions
-    if sum(given is not None for given in (folder, predictions, compare)) != 1:
-        raise ConfigError("give one predictions folder or file, or --compare A B", where="score")
     options: dict[str, Any] = {
         "annotations": annotations, "data": data, "split": split, "workers": workers,
         "cluster": cluster, "skip_bad_annotations": skip_bad_annotations,
     }  # fmt: skip
+    both = {"resamples": resamples, "seed": seed}
+    resampled = {name: value for name, value in both.items() if value is not None}
+    _require_one_kind(folder, predictions, compare, detail, resampled)
     if compare is not None:
-        _compare(compare, {**options, "resamples": resamples, "seed": seed}, as_json)
+        _compare(compare, {**options, **resampled}, as_json)
         return
+    source = predictions if folder is None else folder
     assert source is not None
-    with ProgressLine(quiet=as_json).working("matching predictions with the ground truth"):
-        scores = api.score(source, detail=detail, **options)
+    with ProgressLine(quiet=as_json).working(_MATCHING) as say:
+        scores = api.score(source, detail=detail, on_matched=_matched(say), **options)
     if as_json:
         print_json(scores.to_json())
         return
@@ -93,22 +106,51 @@ def score(
         print_detail(scores)
 
 
+def _require_one_kind(
+    folder: str | None,
+    predictions: str | None,
+    compare: tuple[str, str] | None,
+    detail: bool,
+    resampled: dict[str, int],
+) -> None:
+    """Refuse what contradicts, and what would be ignored."""
+    from raymrcnn.errors import ConfigError
+
+    if sum(given is not None for given in (folder, predictions, compare)) != 1:
+        raise ConfigError("give one predictions folder or file, or --compare A B", where="score")
+    if compare is None and resampled:
+        raise ConfigError(
+            "is of a comparison", where=f"--{min(resampled)}", todo="drop it, or give --compare A B"
+        )
+    if compare is not None and detail:
+        raise ConfigError(
+            "a comparison has none", where="--detail", todo="drop it, or score each run with it"
+        )
+
+
+def _matched(say: Callable[[str], None]) -> Callable[[int, int], None]:
+    return lambda done, of: say(f"{_MATCHING}: {done}/{of} result files")
+
+
 def _compare(both: tuple[str, str], options: dict[str, Any], as_json: bool) -> None:
     from raymrcnn import api
     from raymrcnn.score.table import comparison_tables
 
-    progress = ProgressLine(quiet=as_json)
-    document = api.compare(
-        *both,
-        progress=lambda done, of: progress.show(f"{done}/{of} resamples"),
-        **options,
-    )
-    progress.close()
+    progress, matching = ProgressLine(quiet=as_json), contextlib.ExitStack()
+
+    def resampled(done: int, of: int) -> None:
+        matching.close()
+        progress.show(f"{done}/{of} resamples")
+
+    with contextlib.closing(progress), matching:
+        say = matching.enter_context(progress.working(_MATCHING))
+        document = api.compare(*both, progress=resampled, on_matched=_matched(say), **options)
     if as_json:
         print_json(document)
         return
     for title, rows in comparison_tables(document):
         print_table(rows, title)
+    print_notes(document.get("skipped_annotations", []), document.get("notes", []))
     typer.echo(
         f"A is {document['a']}, B is {document['b']}; {document['num_images']} images, "
         f"{document['resamples']} resamples, seed {document['seed']}"

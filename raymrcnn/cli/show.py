@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,16 +47,23 @@ def print_scores(scores: Any) -> None:
     numbers = format_table(scores)
     lvis = any(row[0] == "AR300" for row in numbers)
     print_table(numbers, "LVIS scores" if lvis else "COCO scores")
-    if scores.skipped:
-        first = ", ".join(map(str, scores.skipped[:10]))
-        more = ", ..." if len(scores.skipped) > 10 else ""
-        typer.echo(
-            f"{len(scores.skipped)} annotations without a usable mask were left out of the mask "
-            f"scores: {first}{more}"
-        )
+    print_notes(scores.skipped, scores.notes)
     categories = category_table(scores)
     if 1 < len(categories) <= 21:
         print_table(categories, "By category")
+
+
+def print_notes(skipped: Sequence[int], notes: Sequence[str]) -> None:
+    """What was left out of scores and what else is to be known of them, a line each."""
+    if skipped:
+        first = ", ".join(map(str, skipped[:10]))
+        more = ", ..." if len(skipped) > 10 else ""
+        typer.echo(
+            f"{len(skipped)} annotations without a usable mask were left out of the mask "
+            f"scores: {first}{more}"
+        )
+    for note in notes:
+        typer.echo(f"note: {note}")
 
 
 def print_detail(scores: Any) -> None:
@@ -136,8 +143,8 @@ class ProgressLine:
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     @contextlib.contextmanager
-    def working(self, what: str, after_s: float = 1.0) -> Iterator[None]:
-        """Say what is done and for how long, where nothing can be counted; not before `after_s`."""
+    def working(self, what: str, after_s: float = 1.0) -> Iterator[Callable[[str], None]]:
+        """Say what is done and for how long, not before `after_s`; gives what changes the words."""
         ended, began = threading.Event(), time.monotonic()
 
         def renew() -> None:
@@ -146,10 +153,14 @@ class ProgressLine:
             while not ended.wait(1.0):
                 self.show(f"{what}, {duration(time.monotonic() - began)}")
 
+        def say(newer: str) -> None:
+            nonlocal what
+            what = newer
+
         thread = threading.Thread(target=renew, daemon=True)
         thread.start()
         try:
-            yield
+            yield say
         finally:
             ended.set()
             thread.join()

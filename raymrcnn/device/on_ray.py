@@ -25,7 +25,7 @@ from raymrcnn.device.accelerator import CPU, CUDA, MLU, Accelerator, num_cards
 from raymrcnn.device.host_memory import reuse_freed_memory
 from raymrcnn.device.loudness import log_level, ray_log
 from raymrcnn.device.tls import require_understood
-from raymrcnn.errors import ClusterError, DeviceError, RaymrcnnError, RunError
+from raymrcnn.errors import ClusterError, DeviceError, RunError
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchConfig
@@ -179,23 +179,6 @@ def card_errors(accelerator: Accelerator) -> Iterator[None]:
             where=f"node {socket.gethostname()}",
             todo="run the same command again to go on; where it comes back, take that card out",
         ) from error
-
-
-def told_error(error: BaseException | None) -> RaymrcnnError | None:
-    """The error of ours that Ray wrapped, however deep, in whichever of its ways."""
-    from ray.exceptions import RayError
-
-    # What a task raised comes back as a class made of its own and of Ray's: still a wrapper.
-    if error is None or (isinstance(error, RaymrcnnError) and not isinstance(error, RayError)):
-        return error
-    # None of these but `cause` is public.
-    wrapped = [getattr(error, name, None) for name in ("cause", "_base_exc", "controller_failure")]
-    for inner in (*wrapped, error.__cause__):
-        if isinstance(inner, BaseException) and inner is not error:
-            found = told_error(inner)
-            if found is not None:
-                return found
-    return None
 
 
 def _card(accelerator: Accelerator) -> str:

@@ -14,10 +14,11 @@ def write_coco_json(folder: Folder, path: Path) -> None:
     """Commit the results of a predictions folder as a COCO results file, an image at a time.
 
     Raises:
-        DataError: the folder holds no predictions.
+        DataError: the folder holds no predictions, or a file of them is damaged.
+        ConfigError: the path is a URI.
         OutputError: the disk refuses.
     """
-    target = path.expanduser().absolute()
+    target = rundir.local_path(path, "--coco-json")
 
     def write(tmp: Path) -> None:
         with tmp.open("w", encoding="utf-8") as stream:

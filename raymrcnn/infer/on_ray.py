@@ -23,11 +23,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raymrcnn.data.fetch import Fetcher
 from raymrcnn.device.accelerator import CPU, ROWS, Accelerator
 from raymrcnn.device.choice.on_ray import Cards, label_selector
+from raymrcnn.device.failures.on_ray import ray_errors
 from raymrcnn.device.on_ray import (
     card_errors,
     quiet_loggers,
     ray_session,
-    told_error,
     worker_device,
     worker_resources,
 )
@@ -80,7 +80,8 @@ def run_inference(
     if index is None or not prepared.job.score:
         return _run(prepared, cluster, on_block, make_labeler), None
     there = read_scores(folder) if prepared.predictions.complete else None
-    if there is not None:
+    # Somebody may have scored against other annotations since.
+    if isinstance(there, dict) and there.get("annotations") == index.fingerprint:
         return prepared.predictions, there
     accelerator = ROWS[prepared.job.accelerator]
     with ray_session(cluster, accelerator, prepared.job.workers):
@@ -98,6 +99,7 @@ def run_inference(
         scores = score_predictions(
             folder, index, images="all" if limited is None else limited, early=early
         )
+    scores = replace(scores, annotations=index.fingerprint)
     write_scores(folder, scores)
     return predictions, scores
 
@@ -218,14 +220,13 @@ def _summaries(
         memory=min(_memory_of(prepared), node_memory) if node_memory else None,
     )
     try:
-        # Without prefetching: it would hold back what is told of each block until the next is done.
-        for batch in labelled.iter_batches(batch_size=None, prefetch_batches=0):
-            for told in map(pickle.loads, batch["told"]):
-                if isinstance(told, RaymrcnnError):
-                    raise told
-                yield told
-    except ray.exceptions.RayError as error:
-        raise _explained(error) from error
+        with ray_errors("an actor failed", "run the same command again to go on"):
+            # Without prefetching: it would hold back what is told of each block until the next.
+            for batch in labelled.iter_batches(batch_size=None, prefetch_batches=0):
+                for told in map(pickle.loads, batch["told"]):
+                    if isinstance(told, RaymrcnnError):
+                        raise told
+                    yield told
     finally:
         for actor in (tries, *decoders):
             ray.kill(actor)
@@ -355,15 +356,3 @@ def _or_error(accelerator: Accelerator, work: Callable[[], T]) -> T | RaymrcnnEr
             return work()
     except RaymrcnnError as error:
         return error
-
-
-def _explained(error: BaseException) -> RaymrcnnError:
-    """The error of an actor in one line."""
-    told = told_error(error)
-    if told is not None:
-        return told
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return RunError(
-        f"an actor failed: {lines[-1].strip() if lines else type(error).__name__}",
-        todo="run the same command again to go on",
-    )

@@ -11,8 +11,6 @@ A block's failures are committed beside it, before it, and gathered into one fil
 from __future__ import annotations
 
 import contextlib
-import fnmatch
-import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -24,13 +22,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raymrcnn import rundir, storage
 from raymrcnn.errors import DataError, OutputError, RunError
+from raymrcnn.infer import files
 from raymrcnn.infer.inputs import Tables, refs_in
 from raymrcnn.infer.spool import require_same_job, take_places, write_spool
-from raymrcnn.rows import FAILURE_SCHEMA, failures_table, iter_detections, results_table
+from raymrcnn.rows import (
+    FAILURE_SCHEMA,
+    failures_table,
+    iter_detections,
+    parquet_file,
+    results_table,
+)
 from raymrcnn.structures import Detections, Failure, ImageRef
 
 FORMAT = 1
@@ -73,7 +77,7 @@ class Predictions:
 
     def done(self) -> list[int]:
         """Blocks that are committed, in order."""
-        matches = (_PART.fullmatch(name) for name in _names(self.folder))
+        matches = (_PART.fullmatch(name) for name in files.names(self.folder))
         return sorted(int(match[1]) for match in matches if match)
 
     def num_done(self) -> int:
@@ -82,11 +86,11 @@ class Predictions:
 
     def failures(self) -> tuple[int, str]:
         """How many images of the committed blocks failed, and the first one's name and reason."""
-        failed, done = set(_files(self.folder, rundir.FAILED_GLOB)), self.done()
+        failed, done = set(files.matching(self.folder, rundir.FAILED_GLOB)), self.done()
         count, first = 0, ""
         for block in done if failed else []:
             if rundir.failed_name(block) in failed:
-                table = _read_table(_at(self.folder, rundir.failed_name(block)))
+                table = files.read_table(files.at(self.folder, rundir.failed_name(block)))
                 row = table.slice(0, 1).to_pylist()[0]
                 first = first or f"{row['file_name']}: {row['error']}"
                 count += table.num_rows
@@ -145,7 +149,7 @@ def open_predictions(
 
 
 def _manifest_in(folder: Folder) -> dict[str, Any] | None:
-    return read_manifest(folder) if _exists(_at(folder, rundir.MANIFEST)) else None
+    return read_manifest(folder) if files.exists(files.at(folder, rundir.MANIFEST)) else None
 
 
 def _begun(
@@ -156,11 +160,11 @@ def _begun(
     about: dict[str, Any],
 ) -> dict[str, Any]:
     """Put the input into an empty folder; the manifest of a new job."""
-    if _files(folder, rundir.PART_GLOB):
+    if files.matching(folder, rundir.PART_GLOB):
         raise OutputError(
             "holds results without a manifest", where=str(folder), todo="choose another --out"
         )
-    storage.upload(spool, _at(folder, rundir.IMAGES))
+    storage.upload(spool, files.at(folder, rundir.IMAGES))
     manifest = {
         "format": FORMAT,
         "status": "running",
@@ -169,7 +173,7 @@ def _begun(
         "fingerprint": fingerprint,
         **about,
     }
-    _write_manifest(folder, manifest)
+    storage.write_json(storage.below(folder, rundir.MANIFEST), manifest)
     return manifest
 
 
@@ -179,7 +183,7 @@ def _without_failures(folder: Folder, manifest: dict[str, Any]) -> dict[str, Any
     May be cut and called again: until a block is committed anew its failures stay beside it.
     """
     if manifest["status"] == "complete":
-        failures = _read_table(_at(folder, rundir.FAILURES))
+        failures = files.read_table(files.at(folder, rundir.FAILURES))
         if not failures.num_rows:
             return manifest
         ids = image_ids(folder)
@@ -188,16 +192,16 @@ def _without_failures(folder: Folder, manifest: dict[str, Any]) -> dict[str, Any
         blocks = rows // int(manifest["block_rows"])
         for block in np.unique(blocks).tolist():
             of_block = failures.filter(pa.array(blocks == block))
-            _write_table(_at(folder, rundir.failed_name(block)), of_block)
+            files.write_table(files.at(folder, rundir.failed_name(block)), of_block)
         manifest = {k: v for k, v in manifest.items() if k != "num_failures"}
         manifest["status"] = "running"
-        _write_manifest(folder, manifest)
+        storage.write_json(storage.below(folder, rundir.MANIFEST), manifest)
     for name in (rundir.FAILURES, rundir.SCORES):  # of what will not be so any more
-        _remove(_at(folder, name))
-    for name in _files(folder, rundir.FAILED_GLOB):
+        files.remove(files.at(folder, name))
+    for name in files.matching(folder, rundir.FAILED_GLOB):
         match = _FAILED.fullmatch(name)
         if match:
-            _remove(_at(folder, rundir.part_name(int(match[1]))))
+            files.remove(files.at(folder, rundir.part_name(int(match[1]))))
     return manifest
 
 
@@ -212,10 +216,14 @@ def read_manifest(folder: Folder) -> dict[str, Any]:
     Raises:
         DataError: the manifest is missing, damaged, or of another version.
     """
-    path = _at(folder, rundir.MANIFEST)
-    manifest = _read_json(path)
-    keys = ("status", "num_images", "block_rows", "fingerprint")
-    if not isinstance(manifest, dict) or any(key not in manifest for key in keys):
+    path = files.at(folder, rundir.MANIFEST)
+    manifest = storage.read_json(storage.below(folder, rundir.MANIFEST))
+    kinds = {"status": str, "num_images": int, "block_rows": int, "fingerprint": dict}
+    if (
+        not isinstance(manifest, dict)
+        or not all(isinstance(manifest.get(key), kind) for key, kind in kinds.items())
+        or not isinstance(manifest.get("data") or {}, dict)
+    ):
         raise DataError(
             "is not the manifest of predictions",
             where=path,
@@ -232,7 +240,7 @@ def read_manifest(folder: Folder) -> dict[str, Any]:
 
 def read_images(folder: Folder, rows: range) -> list[ImageRef]:
     """The input of some rows; of the file, no more than the row groups that hold them are read."""
-    with _parquet(_at(folder, rundir.IMAGES)) as file:
+    with parquet_file(files.at(folder, rundir.IMAGES)) as file:
         sizes = [file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)]
         ends = np.cumsum(sizes)
         first = int(np.searchsorted(ends, rows.start, side="right"))
@@ -243,10 +251,13 @@ def read_images(folder: Folder, rows: range) -> list[ImageRef]:
 
 
 def image_ids(folder: Folder) -> npt.NDArray[np.int64]:
-    """The ids of all images of the job, int64, in order."""
-    with _parquet(_at(folder, rundir.IMAGES)) as file:
-        table = file.read(columns=["image_id"])
-    return table.column("image_id").to_numpy()  # type: ignore[no-any-return]
+    """The ids of all images of the job, int64, in order.
+
+    Raises:
+        DataError: the list of images is missing or damaged.
+    """
+    with parquet_file(files.at(folder, rundir.IMAGES)) as file:
+        return file.read(columns=["image_id"]).column("image_id").to_numpy()  # type: ignore[no-any-return]
 
 
 def part_place(folder: Folder, block: int) -> Folder:
@@ -264,16 +275,16 @@ def commit_block(
     Raises:
         OutputError: the disk refuses.
     """
-    part = _at(folder, rundir.part_name(block))
-    if _exists(part):
+    part = files.at(folder, rundir.part_name(block))
+    if files.exists(part):
         return
     # First the failures: the results file is the mark that both are there.
-    failed = _at(folder, rundir.failed_name(block))
+    failed = files.at(folder, rundir.failed_name(block))
     if failures:
-        _write_table(failed, failures_table(failures))
+        files.write_table(failed, failures_table(failures))
     else:
-        _remove(failed)
-    _write_table(part, results_table(detections))
+        files.remove(failed)
+    files.write_table(part, results_table(detections))
 
 
 def finish(predictions: Predictions, about: dict[str, Any]) -> Predictions:
@@ -291,25 +302,25 @@ def finish(predictions: Predictions, about: dict[str, Any]) -> Predictions:
     if manifest["status"] == "complete":
         return Predictions(folder=folder, manifest=manifest)
     failures = _gathered(predictions)
-    _write_table(_at(folder, rundir.FAILURES), failures)
+    files.write_table(files.at(folder, rundir.FAILURES), failures)
     manifest = {**manifest, "status": "complete", "num_failures": failures.num_rows, **about}
-    _write_manifest(folder, manifest)
+    storage.write_json(storage.below(folder, rundir.MANIFEST), manifest)
     if isinstance(folder, Path):  # behind a URI another process may be gathering these just now
         for pattern in (rundir.FAILED_GLOB, f"{rundir.TMP_PREFIX}*"):
-            for name in _files(folder, pattern):
-                _remove(_at(folder, name))
+            for name in files.matching(folder, pattern):
+                files.remove(files.at(folder, name))
     return Predictions(folder=folder, manifest=manifest)
 
 
 def _gathered(predictions: Predictions) -> pa.Table:
     """The failures of all blocks, where results and failures are each image once."""
     folder, blocks = predictions.folder, range(predictions.num_blocks)
-    there = set(_names(folder))
+    there = set(files.names(folder))
 
     def look(block: int) -> tuple[int, pa.Table]:
         part, failed = rundir.part_name(block), rundir.failed_name(block)
-        failures = _read_table(_at(folder, failed)) if failed in there else None
-        return _num_rows(_at(folder, part)) if part in there else -1, failures
+        failures = files.read_table(files.at(folder, failed)) if failed in there else None
+        return files.num_rows(files.at(folder, part)) if part in there else -1, failures
 
     with ThreadPoolExecutor(_LOOKED_AT_ONCE, "gather") as pool:
         found = list(pool.map(look, blocks))
@@ -321,7 +332,7 @@ def _gathered(predictions: Predictions) -> pa.Table:
         if num_rows + (failures.num_rows if failures else 0) != len(predictions.rows_of(block))
     ]
     for block in torn:
-        _remove(_at(folder, rundir.part_name(block)))
+        files.remove(files.at(folder, rundir.part_name(block)))
     if torn:
         raise RunError(
             f"{len(torn)} of {len(blocks)} blocks did not hold each image once, as another process "
@@ -337,73 +348,13 @@ def read_results(folder: Folder) -> Iterator[Detections]:
     """Every committed result, in the order of the input.
 
     Raises:
-        DataError: the folder holds no predictions.
+        DataError: the folder holds no predictions, or a file of them is damaged.
     """
-    parts = _files(folder, rundir.PART_GLOB)
+    parts = files.matching(folder, rundir.PART_GLOB)
     if not parts:
         raise DataError(
             "no predictions here", where=str(folder), todo="give a folder of `raymrcnn infer`"
         )
     for name in parts:
-        path = _at(folder, name)
-        yield from iter_detections(_read_table(path), path)
-
-
-def _at(folder: Folder, name: str) -> str:
-    return storage.join(os.fspath(folder), name)
-
-
-def _names(folder: Folder) -> list[str]:
-    if storage.is_uri(folder):
-        return storage.names(str(folder))
-    try:
-        return [entry.name for entry in os.scandir(folder)]
-    except FileNotFoundError:
-        return []
-
-
-def _files(folder: Folder, pattern: str) -> list[str]:
-    return sorted(name for name in _names(folder) if fnmatch.fnmatchcase(name, pattern))
-
-
-def _exists(path: str) -> bool:
-    return storage.size(path) is not None if storage.is_uri(path) else os.path.exists(path)
-
-
-def _parquet(path: str) -> pq.ParquetFile:
-    return pq.ParquetFile(storage.open_file(path) if storage.is_uri(path) else path)
-
-
-def _num_rows(path: str) -> int:
-    with _parquet(path) as file:
-        return int(file.metadata.num_rows)
-
-
-def _read_table(path: str) -> pa.Table:
-    with _parquet(path) as file:
-        return file.read()
-
-
-def _write_table(path: str, table: pa.Table) -> None:
-    if storage.is_uri(path):
-        buffer = pa.BufferOutputStream()
-        pq.write_table(table, buffer, compression="zstd")
-        storage.write(path, buffer.getvalue().to_pybytes())
-        return
-    rundir.write_atomic(Path(path), lambda tmp: pq.write_table(table, tmp, compression="zstd"))
-
-
-def _read_json(path: str) -> Any:
-    return storage.read_json(path if storage.is_uri(path) else Path(path))
-
-
-def _write_manifest(folder: Folder, manifest: dict[str, Any]) -> None:
-    storage.write_json(storage.below(folder, rundir.MANIFEST), manifest)
-
-
-def _remove(path: str) -> None:
-    if storage.is_uri(path):
-        storage.remove(path)
-        return
-    with rundir.disk_errors(path):
-        Path(path).unlink(missing_ok=True)
+        path = files.at(folder, name)
+        yield from iter_detections(files.read_table(path), path)

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from raymrcnn import rundir
 from raymrcnn.data.fetch import Fetcher
-from raymrcnn.errors import DataError
+from raymrcnn.data.shards import read_manifest
+from raymrcnn.data.store import ImageStore, ShardedImages
+from raymrcnn.errors import ConfigError, DataError
 from raymrcnn.overlay import draw_detections
 from raymrcnn.report import collect
 from raymrcnn.report.photos import Photo, photo_of, pixels_of
@@ -65,17 +68,20 @@ def draw(
     """
     manifest = rundir.read_json(folder / rundir.MANIFEST)
     names = {int(k): str(name) for k, name in manifest.get("categories") or ()}
-    ids = chosen_ids(folder, count, sample_seed)
-    found = _detections(folder, int(manifest["block_rows"]), ids)
+    notes: list[str] = []
+    try:
+        fetch = Fetcher(_shards_of(manifest))
+    except (ConfigError, DataError) as error:  # of images alone: the results are whole
+        notes.append(str(error))
+        fetch = Fetcher()
+    rows, ids = chosen(folder, count, sample_seed)
     refs = collect.image_refs(folder, ids.tolist())
-    fetch = Fetcher()
     place = folder / rundir.OVERLAYS
     rundir.prepare_output(place)
     files: list[Path] = []
     shown: list[tuple[Photo, Detections]] = []
-    notes: list[str] = []
-    for k, image_id in enumerate(ids.tolist(), start=1):
-        detections = found.get(image_id)
+    found = _results(folder, int(manifest["block_rows"]), rows, ids)
+    for k, (image_id, detections) in enumerate(found, start=1):
         if detections is None:
             notes.append(f"image {image_id} has no result: failures.parquet says why")
             continue
@@ -102,31 +108,58 @@ def draw(
     return Drawn(overlays=files, gallery=page, notes=notes)
 
 
-def chosen_ids(folder: Path, count: int, sample_seed: int | None) -> npt.NDArray[np.int64]:
-    """The ids of the images to draw, int64, in the order of the job."""
-    try:
-        table = pq.read_table(folder / rundir.IMAGES, columns=["image_id"])
-    except (OSError, pa.ArrowException) as error:
-        line = str(error).splitlines()[0]
-        raise DataError(f"cannot be read ({line})", where=str(folder / rundir.IMAGES)) from None
-    ids: npt.NDArray[np.int64] = table.column("image_id").to_numpy()
-    if sample_seed is None:
-        return ids[:count]
-    draw_ = np.random.default_rng(sample_seed)
-    return ids[np.sort(draw_.choice(len(ids), min(count, len(ids)), replace=False))]
+def chosen(
+    folder: Path, count: int, sample_seed: int | None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The rows and the ids of the images to draw, int64, in the order of the job.
+
+    Raises:
+        DataError: the list of images is damaged.
+    """
+    batches = collect.result_batches([folder / rundir.IMAGES], ["image_id"])
+    columns = [batch.column("image_id").to_numpy(zero_copy_only=False) for batch in batches]
+    ids = np.concatenate([np.zeros(0, np.int64), *columns])
+    rows = np.arange(len(ids))
+    if sample_seed is not None:
+        draw_ = np.random.default_rng(sample_seed)
+        rows = np.sort(draw_.choice(len(ids), min(count, len(ids)), replace=False))
+    rows = rows[:count]
+    return rows, ids[rows]
 
 
-def _detections(folder: Path, block_rows: int, ids: npt.NDArray[np.int64]) -> dict[int, Detections]:
-    """The results of these images, from the parts that hold them alone."""
-    table = pq.read_table(folder / rundir.IMAGES, columns=["image_id"])
-    rows = np.flatnonzero(np.isin(table.column("image_id").to_numpy(), ids))
-    parts = [folder / rundir.part_name(block) for block in np.unique(rows // block_rows).tolist()]
-    found = {}
-    for batch in collect.result_batches([part for part in parts if part.exists()]):
-        wanted = np.isin(batch.column("image_id").to_numpy(zero_copy_only=False), ids)
-        kept = pa.Table.from_batches([batch]).filter(pa.array(wanted))
-        found.update({one.image_id: one for one in iter_detections(kept, str(folder))})
-    return found
+def _results(
+    folder: Path, block_rows: int, rows: npt.NDArray[np.int64], ids: npt.NDArray[np.int64]
+) -> Iterator[tuple[int, Detections | None]]:
+    """Each of these images with its result, where it has one; a block of them is held at a time."""
+    blocks = rows // block_rows
+    for block in np.unique(blocks).tolist():
+        part, wanted = folder / rundir.part_name(block), ids[blocks == block]
+        found = {}
+        for batch in collect.result_batches([part] if part.exists() else []):
+            here = np.isin(batch.column("image_id").to_numpy(zero_copy_only=False), wanted)
+            kept = pa.Table.from_batches([batch]).filter(pa.array(here))
+            found.update({one.image_id: one for one in iter_detections(kept, str(part))})
+        for image_id in wanted.tolist():
+            yield image_id, found.pop(image_id, None)
+
+
+def _shards_of(manifest: dict[str, Any]) -> ImageStore | None:
+    """The shards that a job read its images from; None where each image says itself where it is.
+
+    Raises:
+        ConfigError, DataError: they cannot be opened, or were written anew from other annotations.
+    """
+    data = manifest.get("data")
+    if not data:
+        return None
+    shards = read_manifest(str(data["root"]), str(data["split"]))
+    if shards is None:
+        return None
+    if shards.annotations != manifest["fingerprint"].get("annotations"):
+        raise DataError(
+            "the shards were written again with other annotations", where=str(data["root"])
+        )
+    return ShardedImages(str(data["root"]), str(data["split"]), shards)
 
 
 def _plain(name: str) -> str:

@@ -243,13 +243,18 @@ def merge(states: Iterable[dict[str, bytes]]) -> Scores:
         num_detections=sum(count["num_detections"] for count in counts),
         num_objects=objects.total(),
         detail=detail,
-        skipped=sorted(i for count in counts for i in count["skipped"]),
+        skipped=skipped_of(shards),
     )
 
 
 def records_of(states: Sequence[dict[str, bytes]], kind: str) -> Records:
     """The records of all images of states that were made with detail, for one type."""
     return Records.join([Records.from_bytes(state[_RECORDS + kind]) for state in states])
+
+
+def skipped_of(states: Iterable[dict[str, bytes]]) -> list[int]:
+    """The annotations that were left out for want of a usable mask, by id, sorted, each once."""
+    return sorted({i for state in states for i in json.loads(state[_COUNTS])["skipped"]})
 
 
 def types_of(state: dict[str, bytes]) -> set[str]:

@@ -11,21 +11,20 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raymrcnn import storage
 from raymrcnn.errors import DataError
 from raymrcnn.masks import segmentation_to_rle
-from raymrcnn.rows import coco_results, iter_detections
+from raymrcnn.rows import coco_results, iter_detections, parquet_file
 from raymrcnn.rundir import PART_GLOB, SCORES
 from raymrcnn.score.coco import IOU_TYPES, Matcher, Scores, merge
 from raymrcnn.score.truth import GroundTruth, Ints, rows_of, some_ids
@@ -130,8 +129,10 @@ def match_parts(paths: Iterable[Place], truth: GroundTruth, asked: Asked) -> tup
     matcher = asked.matcher(truth)
     found = [np.zeros(0, np.int64)]
     for path in paths:
+        first_row = 0
         for table in _tables(path):
-            rows = list(iter_detections(table, str(path)))
+            rows = list(iter_detections(table, str(path), first_row))
+            first_row += table.num_rows
             ids = np.array([row.image_id for row in rows], np.int64)
             refuse_repeated(ids, str(path))
             truth_images, annotations = truth.to_coco_dicts(rows_of(truth, ids, str(path)))
@@ -175,14 +176,10 @@ def refuse_repeated(ids: Ints, where: str) -> None:
         )
 
 
-def _tables(path: Place) -> Iterable[pa.Table]:
-    try:
-        with pq.ParquetFile(path if isinstance(path, Path) else storage.open_file(path)) as file:
-            for batch in file.iter_batches(_IMAGES_AT_ONCE):
-                yield pa.Table.from_batches([batch])
-    except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"cannot be read ({reason})", where=str(path)) from None
+def _tables(path: Place) -> Iterator[pa.Table]:
+    with parquet_file(path) as file:
+        for batch in file.iter_batches(_IMAGES_AT_ONCE):
+            yield pa.Table.from_batches([batch])
 
 
 class _Rle(msgspec.Struct):
@@ -190,9 +187,12 @@ class _Rle(msgspec.Struct):
     counts: str | list[int]
 
 
+_Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
 class _Result(msgspec.Struct):
-    image_id: int
-    category_id: int
+    image_id: _Id
+    category_id: _Id
     score: float
     bbox: tuple[float, float, float, float] | None = None
     segmentation: _Rle | list[list[float]] | None = None
@@ -222,6 +222,7 @@ def match_coco_json(
     iou_types: Sequence[str] | None = None,
     detail: bool = False,
     skip_bad: bool = False,
+    notes: list[str] | None = None,
 ) -> tuple[State, Ints]:
     """The state and image ids of a COCO results file.
 
@@ -234,12 +235,16 @@ def match_coco_json(
         iou_types: what to score; by default what all results have.
         detail: see `Matcher`.
         skip_bad: see `Matcher`.
+        notes: gets a line where some detections have a mask, or a box, and others none, so that it
+            is not scored.
 
     Raises:
         DataError: the file cannot be read or is malformed, or as `score_parts`.
     """
     results = _read_results(path)
     kinds = _kinds(results, iou_types, str(path))
+    if notes is not None and iou_types is None:
+        notes += _left_out(results)
     of_image: dict[int, list[_Result]] = defaultdict(list)
     for result in results:
         of_image[result.image_id].append(result)
@@ -308,6 +313,19 @@ def _kinds(results: list[_Result], iou_types: Sequence[str] | None, where: str) 
             "the detections have neither all a bbox nor all a segmentation", where=where
         )
     return kinds
+
+
+def _left_out(results: list[_Result]) -> list[str]:
+    """What is not scored because some detections lack it, in a line."""
+    lacking = {
+        "masks": sum(not result.segmentation for result in results),
+        "boxes": sum(result.bbox is None for result in results),
+    }
+    return [
+        f"{name} are not scored: {number} of {len(results)} detections have none"
+        for name, number in lacking.items()
+        if 0 < number < len(results)
+    ]
 
 
 def _entry(result: _Result, image: dict[str, Any], where: str) -> dict[str, Any]:

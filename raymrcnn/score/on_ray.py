@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from raymrcnn.errors import RaymrcnnError
+from raymrcnn.device.failures.on_ray import ray_errors
 from raymrcnn.score.coco import Scores, merge
 from raymrcnn.score.files import (
     Asked,
@@ -91,6 +91,7 @@ def score_predictions(
     return merge(states)
 
 
+@ray_errors("scoring failed", "run the same command again")
 def match_predictions(
     folder: Place,
     truth: GroundTruth,
@@ -115,6 +116,7 @@ def match_predictions(
 
     Raises:
         DataError: as `score_parts`.
+        RunError: Ray or a task failed otherwise.
     """
     paths = part_files(folder)
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
@@ -182,10 +184,6 @@ def _run(
                 return
             (ready, *_), running = ray.wait(running, num_returns=1)
             yield ray.get(ready)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, RaymrcnnError):
-            raise error.cause from None
-        raise
     finally:
         for call in running:
             ray.cancel(call)

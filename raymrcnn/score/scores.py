@@ -44,6 +44,8 @@ class Scores:
     # Of each type, where asked for: "errors", "calibration", "confusion"; see `breakdown`.
     detail: dict[str, dict[str, Any]] = field(default_factory=dict)
     skipped: list[int] = field(default_factory=list)  # annotations without a usable mask, by id
+    annotations: str = ""  # SHA-256 of the annotation file, where it is known
+    notes: list[str] = field(default_factory=list)  # what else is to be known of the scores
 
     def to_json(self) -> dict[str, Any]:
         """The document of `scores.json`."""
@@ -56,6 +58,8 @@ class Scores:
             "num_objects": self.num_objects,
             **({"detail": self.detail} if self.detail else {}),
             **({"skipped_annotations": self.skipped} if self.skipped else {}),
+            **({"annotations": self.annotations} if self.annotations else {}),
+            **({"notes": self.notes} if self.notes else {}),
         }
 
 

@@ -346,6 +346,9 @@ def test_wrong_options_of_training_are_refused(data: Path, options: list[str], s
         (["--split", "test2017"], "there are train2017, val2017"),
         (["--images", "."], "give either a data set or images"),
         (["--coco-json", "data/annotations/instances_val2017.json/x"], "cannot write"),
+        (["--coco-json", "s3://bucket/dt.json"], "is a URI, and only paths are supported here"),
+        (["--coco-json", "data"], "data is a folder; name a file"),
+        (["--coco-json", "made/dt.json", "--mode", "test"], "is not evaluation or predict"),
     ],
 )
 def test_wrong_options_of_inference_are_refused(
@@ -495,6 +498,8 @@ def test_scoring_what_is_not_there_is_refused(made_up: Path, tmp_path: Path) -> 
     truth = annotations(made_up, "val2017")
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.json").write_text('[{"image_id": 1')
+    results = tmp_path / "results.json"
+    results.write_text("[]")
     for arguments, said in (
         ([], "score: give one predictions folder or file"),
         ([tmp_path, "--predictions", tmp_path], "score: give one predictions folder or file"),
@@ -505,6 +510,18 @@ def test_scoring_what_is_not_there_is_refused(made_up: Path, tmp_path: Path) -> 
         ([tmp_path / "empty", "--data", tmp_path], "no annotation file"),
         ([tmp_path / "empty", "--annotations", tmp_path / "x.json"], "x.json: cannot read"),
         ([tmp_path / "bad.json", "--annotations", truth], "bad.json: the JSON is cut short"),
+        ([""], "score: the name of the predictions is empty"),
+        (["--predictions", ""], "score: the name of the predictions is empty"),
+        (["--compare", results, ""], "score: the name of the predictions is empty"),
+        ([results, "--annotations", ""], "--annotations: is empty"),
+        ([results, "--data", ""], "--data: is empty"),
+        ([results, "--annotations", truth, "--data", made_up], "--data: says nothing beside"),
+        ([results, "--annotations", truth, "--split", "x"], "--split: says nothing beside"),
+        ([results, "--annotations", truth, "--seed", 0], "--seed: is of a comparison"),
+        ([results, "--annotations", truth, "--resamples", 9], "--resamples: is of a comparison"),
+        ([results, "--annotations", truth, "--workers", 2], "--workers: a results file is matched"),
+        ([results, "--annotations", truth, "--cluster", "auto"], "--cluster: a results file is"),
+        (["--compare", results, results, "--detail"], "--detail: a comparison has none"),
     ):
         assert said in refused("score", *arguments)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import re
 import shutil
@@ -10,22 +11,39 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 from command import done, raymrcnn, refused
 from refusing_disks import full_disk
+from rich.console import Console
 from small_weights import small_predictor
 
-from raymrcnn import rundir
+from raymrcnn import api, rundir
+from raymrcnn.cli import infer as infer_command
+from raymrcnn.cli import score as score_command
+from raymrcnn.cli.show import ProgressLine
 from raymrcnn.data.fetch import Fetcher
+from raymrcnn.data.shards import write_shards
+from raymrcnn.device import on_ray as device_on_ray
+from raymrcnn.errors import RunError
 from raymrcnn.infer import on_ray as infer_on_ray
 from raymrcnn.infer.job import PreparedInfer
 from raymrcnn.infer.labeler import BlockSummary, Decoder, Labeler
 from raymrcnn.infer.sink import read_results
 from raymrcnn.recipes import RECIPES, tiny
+from raymrcnn.score import on_ray as score_on_ray
+from raymrcnn.score.files import (
+    Asked,
+    match_parts,
+    match_undetected,
+    part_files,
+    undetected,
+)
 from raymrcnn.train import on_ray as train_on_ray
 from raymrcnn.train.job import Failures, PreparedJob
 from raymrcnn.train.validation import Validate
@@ -257,8 +275,9 @@ def test_infer_tells_machines_in_json(infer: list[object], tmp_path: Path) -> No
 def test_infer_shows_how_far_it_is(infer: list[object]) -> None:
     lines = raymrcnn(*infer).stderr.splitlines()
     assert lines[0] == "starting: 32 images"
-    assert lines[-1].startswith("32/32 images  left 0 s  ")
-    assert "images/s  0 failed" in lines[-1]
+    assert re.fullmatch(
+        r"32/32 images  [\d.]+/s  left 0 s  ready \d+, paste \d+  0 failed", lines[-1]
+    )
 
 
 def damaged(made_up: Path, tmp_path: Path) -> Path:
@@ -306,6 +325,63 @@ def test_too_many_failures_stop_the_run_with_1(
     assert "3 images failed" in result.stderr
     assert "going on: 32 of 32 images are done" in raymrcnn(*infer, "--max-failures", 3).stderr
     assert ids_of(tmp_path / "p") == Counter(image_ids(made_up))
+
+
+def test_images_of_shards_are_drawn(infer: list[object], made_up: Path, tmp_path: Path) -> None:
+    write_shards(made_up, "train2017", str(tmp_path / "shards"), 40_000)
+    text = done(*infer, "--data", tmp_path / "shards", "--overlays", 3)
+    assert text.endswith(f"3 drawn images: {tmp_path / 'p/gallery.html'}\n")
+
+
+def test_failures_before_a_resume_count_in_the_progress(
+    infer: list[object], made_up: Path, tmp_path: Path
+) -> None:
+    infer += ["--data", damaged(made_up, tmp_path)]
+    assert raymrcnn(*infer, "--max-failures", 0).exit_code == 1
+    first, *_, last = raymrcnn(*infer).stderr.splitlines()
+    assert first == "going on: 16 of 32 images are done"
+    assert last.startswith("32/32 images")
+    assert last.endswith("  3 failed")
+
+
+def on_a_terminal() -> tuple[ProgressLine, io.StringIO]:
+    out = io.StringIO()
+    progress = ProgressLine()
+    progress._console = Console(file=out, force_terminal=True, width=80)
+    return progress, out
+
+
+def test_a_line_of_80_columns_has_the_queues_and_ends_before_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    progress, out = on_a_terminal()
+    block = SimpleNamespace(
+        seconds=2.0, note="", num_images=256, num_failures=3, num_ready=96, num_to_paste=12
+    )
+
+    def failing(on_start: Callable[..., None], on_block: Callable[..., None]) -> None:
+        on_start(118_287, 0, 0)
+        on_block(block)
+        raise RunError("a card failed")
+
+    monkeypatch.setattr(api, "infer", failing)
+    with pytest.raises(RunError):
+        infer_command.run(progress)
+    assert "  ready 96, paste 12  3 failed\n" in out.getvalue()
+    assert out.getvalue().endswith("\n")
+
+
+def test_a_comparison_that_fails_ends_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, out = on_a_terminal()
+
+    def failing(*both: str, progress: Callable[[int, int], None], **options: Any) -> None:
+        progress(3, 1000)
+        raise RunError("a card failed")
+
+    monkeypatch.setattr(api, "compare", failing)
+    monkeypatch.setattr(score_command, "ProgressLine", lambda quiet: shown)
+    assert raymrcnn("score", "--compare", "a", "b").exit_code == 1
+    assert out.getvalue().endswith("3/1000 resamples\n")
 
 
 def test_a_full_disk_on_the_way_costs_nothing_that_was_done(
@@ -496,6 +572,110 @@ def test_results_of_other_programs_are_scored(made_up: Path, tmp_path: Path) -> 
     text = done(*where, "--data", made_up, "--split", "val2017")
     for word in ("COCO scores", "AP50", "circle", "square", "triangle"):
         assert word in text
+
+
+@pytest.fixture
+def score_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matches folders in this process."""
+
+    def match(
+        folder: Path, truth: Any, *, images: Any = "all", asked: Asked, progress: Any = None,
+        max_tasks: object = None, early: object = None,
+    ) -> Any:  # fmt: skip
+        paths = part_files(folder)
+        state, ids = match_parts(paths, truth, asked)
+        if progress:
+            progress(len(paths), len(paths))
+        rows = undetected(truth, ids, images)
+        every = np.concatenate([ids, truth.image_ids[rows]])
+        return [state, match_undetected(rows, truth, asked)], every
+
+    monkeypatch.setattr(score_on_ray, "match_predictions", match)
+    monkeypatch.setattr(device_on_ray, "ray_session", lambda *a: contextlib.nullcontext())
+
+
+@pytest.mark.usefixtures("score_in_process")
+def test_scores_of_other_annotations_are_not_taken_for_those_of_the_job(
+    infer: list[object], made_up: Path, tmp_path: Path
+) -> None:
+    words = [*infer, "--mode", "evaluation", "--json"]
+    kept = tmp_path / "p" / rundir.SCORES
+    first = json.loads(done(*words))
+    own = json.loads(kept.read_text())
+    again = json.loads(done(*words))
+    assert again["already_done"]
+    assert again["scores"] == first["scores"]
+    truth = made_up / "annotations/instances_train2017.json"
+    document = json.loads(truth.read_text())
+    document["annotations"] = document["annotations"][:5]
+    (tmp_path / "few.json").write_text(json.dumps(document))
+    done("score", tmp_path / "p", "--annotations", tmp_path / "few.json")
+    other = json.loads(kept.read_text())
+    assert other["num_objects"] < own["num_objects"]
+    old = {name: value for name, value in own.items() if name != "annotations"}
+    for written in (other, old):
+        kept.write_text(json.dumps(written))
+        again = json.loads(done(*words))
+        assert not again["already_done"]
+        assert again["scores"] == first["scores"]
+        assert json.loads(kept.read_text()) == own
+
+
+@pytest.mark.usefixtures("score_in_process")
+def test_scores_that_cannot_be_kept_are_given_all_the_same(
+    infer: list[object], tmp_path: Path
+) -> None:
+    done(*infer)
+    with full_disk(100):
+        text = done("score", tmp_path / "p")
+        document = json.loads(done("score", tmp_path / "p", "--json"))
+    assert "COCO scores" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("note: ")]
+    assert line.startswith(f"note: scores.json is as it was before: {tmp_path / 'p'}")
+    assert "cannot write (" in line
+    assert document["notes"] == [line.removeprefix("note: ")]
+    assert not (tmp_path / "p" / rundir.SCORES).exists()
+    assert "note" not in done("score", tmp_path / "p")
+    assert "notes" not in json.loads((tmp_path / "p" / rundir.SCORES).read_text())
+
+
+@pytest.mark.usefixtures("score_in_process")
+def test_files_of_both_runs_count_in_the_progress(infer: list[object], tmp_path: Path) -> None:
+    done(*infer)
+    seen: list[tuple[int, int]] = []
+    api.score(tmp_path / "p", on_matched=lambda *numbers: seen.append(numbers))
+    api.compare(
+        tmp_path / "p", tmp_path / "p", resamples=0, on_matched=lambda *n: seen.append(n)
+    )  # fmt: skip
+    assert seen == [(2, 2), (2, 4), (4, 4)]
+
+
+def test_what_a_comparison_leaves_out_is_listed(made_up: Path, tmp_path: Path) -> None:
+    document = json.loads((made_up / "annotations/instances_val2017.json").read_text())
+    results = [
+        {"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"],
+         "score": 0.9, "segmentation": a["segmentation"]}
+        for a in document["annotations"] if not a["iscrowd"]
+    ]  # fmt: skip
+    (tmp_path / "a.json").write_text(json.dumps(results))
+    results[1]["segmentation"] = None
+    (tmp_path / "b.json").write_text(json.dumps(results))
+    bad = document["annotations"][0]
+    bad["segmentation"] = [[1, 2]]
+    (tmp_path / "truth.json").write_text(json.dumps(document))
+    words = ["score", "--annotations", tmp_path / "truth.json", "--skip-bad-annotations"]
+    both = ["--compare", tmp_path / "a.json", tmp_path / "a.json", "--resamples", 0]
+    assert json.loads(done(*words, *both, "--json"))["skipped_annotations"] == [bad["id"]]
+    left = f"1 annotations without a usable mask were left out of the mask scores: {bad['id']}"
+    assert left in done(*words, *both)
+    said = f"b.json: masks are not scored: 1 of {len(results)} detections have none"
+    both[2] = tmp_path / "b.json"
+    assert said in done(*words, *both)
+    text = done(*words, tmp_path / "b.json")
+    assert said in text
+    assert "mask" not in text.replace(said, "")
+    assert said in json.loads(done(*words, tmp_path / "b.json", "--json"))["notes"][0]
+    assert "note" not in done(*words, tmp_path / "a.json")
 
 
 def test_a_report_is_written_where_it_is_asked_for(infer: list[object], tmp_path: Path) -> None:

@@ -78,6 +78,15 @@ def test_what_cannot_be_counted_tells_how_long_it_takes() -> None:
     assert progress._open is False
 
 
+def test_what_is_counted_later_takes_the_place_of_the_words() -> None:
+    progress, out = ProgressLine(every_s=0.0), io.StringIO()
+    progress._console = Console(file=out)
+    with progress.working("matching") as say:
+        say("matching: 3/7 files")
+        time.sleep(1.3)
+    assert out.getvalue() == "matching: 3/7 files, 1 s\n"
+
+
 def test_a_dumb_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     progress, out = ProgressLine(), io.StringIO()

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 import ray
 import torch
-from ray.exceptions import RayTaskError
+from ray.exceptions import OutOfMemoryError, RayTaskError
 
 from raymrcnn.device import on_ray
 from raymrcnn.device.accelerator import CPU, CUDA, MLU, Accelerator
+from raymrcnn.device.failures.on_ray import ray_errors, told_error
 from raymrcnn.device.on_ray import (
     CardError,
     card_errors,
     ray_session,
-    told_error,
     worker_device,
     worker_resources,
 )
@@ -169,6 +169,23 @@ def test_what_a_task_raised_is_told_without_the_wrapping_of_ray() -> None:
     outer.__cause__ = wrapped
     assert told_error(outer) is told_error(wrapped) is told_error(ours) is ours
     assert told_error(RayTaskError("f", "...", ValueError())) is None
+
+
+def test_what_ray_raises_is_one_line_that_says_what_failed() -> None:
+    ours = DeviceError("no card", where="node a")
+    with pytest.raises(DeviceError) as caught, ray_errors("scoring failed", "try again"):
+        raise RayTaskError("f", "Traceback ...", ours).as_instanceof_cause()
+    assert caught.value is ours
+    text = "Traceback:\n  File x\nTypeError: no number\n"
+    for error, said in (
+        (RayTaskError("f", text, TypeError("no number")), "TypeError: no number"),
+        (OutOfMemoryError("a task used\ntoo much memory\n"), "too much memory"),
+    ):
+        with pytest.raises(RunError) as told, ray_errors("scoring failed", "try again"):
+            raise error
+        assert str(told.value) == f"scoring failed: {said}; try again"
+    with pytest.raises(KeyError), ray_errors("scoring failed", "try again"):
+        raise KeyError
 
 
 def test_the_token_is_kept_from_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

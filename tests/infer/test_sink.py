@@ -23,6 +23,7 @@ from s3 import BUCKET, s3_server
 from raymrcnn import rundir, storage
 from raymrcnn.errors import DataError, OutputError, RunError
 from raymrcnn.infer import sink
+from raymrcnn.infer.export import write_coco_json
 from raymrcnn.infer.inputs import ROWS_AT_ONCE, tables_of
 from raymrcnn.infer.sink import (
     BLOCKS_WANTED,
@@ -529,6 +530,15 @@ def test_results_without_a_manifest_are_not_written_over(tmp_path: Path) -> None
         ("[]", "is not the manifest of predictions"),
         ('{"status": "running"}', "is not the manifest of predictions"),
         (
+            '{"format": 1, "status": "", "num_images": 1, "block_rows": 1, "fingerprint": "a"}',
+            "is not the manifest of predictions",
+        ),
+        (
+            '{"format": 1, "status": "", "num_images": 1, "block_rows": 1, "fingerprint": {}, '
+            '"data": ["coco"]}',
+            "is not the manifest of predictions",
+        ),
+        (
             '{"format": 9, "status": "", "num_images": 1, "block_rows": 1, "fingerprint": {}}',
             "has format 9, and 1 is known",
         ),
@@ -545,6 +555,30 @@ def test_a_damaged_manifest_is_one_line(tmp_path: Path, content: str, said: str)
 def test_a_folder_without_results_says_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no predictions here; give a folder of `raymrcnn infer`"):
         list(read_results(tmp_path))
+
+
+def test_a_file_that_is_missing_damaged_or_another_is_one_line(tmp_path: Path) -> None:
+    job = opened(tmp_path)
+    for block in job.pending():
+        commit(job, block)
+    part, images = tmp_path / rundir.part_name(1), tmp_path / rundir.IMAGES
+
+    def said_of(read: Callable[[], object], path: Path) -> None:
+        with pytest.raises(DataError, match=r"cannot be read \(.*give a folder") as caught:
+            read()
+        assert caught.value.where == str(path)
+
+    pq.write_table(pq.read_table(images).drop_columns(["image_id"]), images)
+    said_of(lambda: image_ids(tmp_path), images)
+    for path in (part, images):
+        path.write_bytes(path.read_bytes()[:-20])
+    said_of(lambda: list(read_results(tmp_path)), part)
+    said_of(lambda: write_coco_json(tmp_path, tmp_path / "coco.json"), part)
+    assert not (tmp_path / "coco.json").exists()
+    for _ in range(2):  # cut short, then missing
+        said_of(lambda: image_ids(tmp_path), images)
+        said_of(lambda: read_images(tmp_path, range(3)), images)
+        images.unlink(missing_ok=True)
 
 
 # Object stores

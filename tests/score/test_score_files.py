@@ -176,6 +176,14 @@ def test_results_may_give_masks_in_other_forms(tmp_path: Path) -> None:
             '[{"image_id": 99999, "category_id": 1, "score": 1, "bbox": [1, 2, 3, 4]}]',
             "1 images that made-up.json does not have: 99999",
         ),
+        (
+            f'[{{"image_id": {2**63}, "category_id": 1, "score": 1, "bbox": [1, 2, 3, 4]}}]',
+            r"\[0\].image_id: ",
+        ),
+        (
+            f'[{{"image_id": 1, "category_id": {-(2**70)}, "score": 1, "bbox": [1, 2, 3, 4]}}]',
+            r"\[0\].category_id: ",
+        ),
     ],
 )
 def test_a_malformed_results_file_says_where_and_what(tmp_path: Path, text: str, says: str) -> None:

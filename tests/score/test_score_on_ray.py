@@ -10,8 +10,9 @@ import pytest
 import ray
 from made_up_scores import Truth, make, result_rows, write_parts
 
-from raymrcnn.errors import DataError
+from raymrcnn.errors import DataError, RunError
 from raymrcnn.rows import results_table
+from raymrcnn.score import on_ray
 from raymrcnn.score.files import Asked, score_parts
 from raymrcnn.score.on_ray import EarlyMatching, _run, score_predictions
 
@@ -82,6 +83,22 @@ def test_an_error_in_a_task_is_the_users_one_line(tmp_path: Path) -> None:
         score_predictions(tmp_path, Truth(kept, annotations, truth.names))
     pq.write_table(results_table(rows[2:3]), tmp_path / "part-999999.parquet")
     with pytest.raises(DataError, match=f"images come more than once: {rows[2].image_id}"):
+        score_predictions(tmp_path, truth)
+
+
+@pytest.mark.usefixtures("_ray")
+def test_a_task_that_fails_of_itself_is_one_line_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth, detections = make(41, 3)
+    write_parts(tmp_path, result_rows(truth, detections))
+
+    @ray.remote(num_cpus=1)
+    def broken(*arguments: object) -> None:
+        raise TypeError("no number")
+
+    monkeypatch.setattr(on_ray, "_match_parts", broken)
+    with pytest.raises(RunError, match=r"^scoring failed: .*no number; run the same"):
         score_predictions(tmp_path, truth)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import ray
 
-from raymrcnn.device.on_ray import told_error
+from raymrcnn.device.failures.on_ray import last_line, told_error
 from raymrcnn.errors import RaymrcnnError, RunError
 
 
@@ -41,14 +41,12 @@ def explained(error: BaseException) -> RaymrcnnError:
         if told is not None:
             return told
     for rank, failure in sorted(workers.items()):
-        lines = [line for line in str(failure).splitlines() if line.strip()]
         return WorkerError(
-            f"worker {rank} failed: {lines[-1].strip() if lines else type(failure).__name__}",
+            f"worker {rank} failed: {last_line(failure)}",
             todo=f"run the same command again to go on; Ray's logs: {_log_folder()}",
         )
-    lines = [line for line in str(error).splitlines() if line.strip()]
     return RunError(
-        f"Ray Train failed: {lines[-1].strip() if lines else type(error).__name__}",
+        f"Ray Train failed: {last_line(error)}",
         todo=f"run the same command again to go on; Ray's logs: {_log_folder()}",
     )
 

@@ -1,0 +1,1 @@
+"""What Ray raises, as a user is to read it."""
