@@ -138,9 +138,10 @@ def open_predictions(
                 manifest = _begun(folder, spool, num_images, asked, about)
             else:
                 require_same_job(folder, manifest["fingerprint"], asked)
-                if retry_failures:
+                running = {"status": "running"} if retry_failures else {}
+                take_places(folder, spool, {**manifest, **running})
+                if retry_failures:  # not before it is known that the images are the same
                     manifest = _without_failures(folder, manifest)
-                take_places(folder, spool, manifest)
     return Predictions(folder=folder, manifest=manifest)
 
 

@@ -468,8 +468,13 @@ def moved(to: str) -> Any:
 def test_other_images_of_the_same_names_are_another_job(tmp_path: Path) -> None:
     job = opened(tmp_path)
     for _ in range(2):  # begun, and complete
-        with pytest.raises(OutputError) as caught:
-            open_predictions(tmp_path, moved("/elsewhere"), FINGERPRINT, {})
+        before = entries(tmp_path)
+        for retry in (False, True):
+            with pytest.raises(OutputError) as caught:
+                open_predictions(
+                    tmp_path, moved("/elsewhere"), FINGERPRINT, {}, retry_failures=retry
+                )
+        assert entries(tmp_path) == before
         assert str(caught.value).startswith(f"{tmp_path}: holds predictions of images of these")
         assert "/data/0.jpg, and not /elsewhere/data/0.jpg; choose" in str(caught.value)
         assert read_images(tmp_path, range(40)) == refs_of(40)
