@@ -33,9 +33,10 @@ from raymrcnn.device.on_ray import (
 )
 from raymrcnn.errors import RaymrcnnError, RunError
 from raymrcnn.infer.decode_workers.on_ray import RemoteDecoder, start_decoders
+from raymrcnn.infer.gather import finish
 from raymrcnn.infer.job import InferJob, PreparedInfer, predictor_of
 from raymrcnn.infer.labeler import BlockLabeler, BlockSummary, Decoder, Labeler
-from raymrcnn.infer.sink import Predictions, finish, image_ids, part_place, read_images
+from raymrcnn.infer.sink import Predictions, image_ids, part_place, read_images
 from raymrcnn.infer.threads import choose_num_threads
 from raymrcnn.infer.tries import MOST_TRIES, Tries
 from raymrcnn.score.coco import Scores

@@ -16,7 +16,6 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,17 +26,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raymrcnn import rundir, storage
-from raymrcnn.errors import DataError, OutputError, RunError
+from raymrcnn.errors import DataError, OutputError
 from raymrcnn.infer.inputs import Tables, refs_in
 from raymrcnn.infer.spool import require_same_job, take_places, write_spool
-from raymrcnn.rows import FAILURE_SCHEMA, failures_table, iter_detections, results_table
+from raymrcnn.rows import failures_table, iter_detections, results_table
 from raymrcnn.structures import Detections, Failure, ImageRef
 
 FORMAT = 1
 # A block is what one commit holds and what a kill can cost: small enough to spread a job over its
 # workers, large enough that a million images make few files.
 MIN_BLOCK_ROWS, MAX_BLOCK_ROWS, BLOCKS_WANTED = 16, 256, 64
-_LOOKED_AT_ONCE = 16  # parts that are counted in the end; over a network each is a round trip
 
 Folder = Path | str  # of predictions: on this machine, or a URI
 _PART = re.compile(r"part-(\d+)\.parquet")
@@ -277,63 +275,6 @@ def commit_block(
     _write_table(part, results_table(detections))
 
 
-def finish(predictions: Predictions, about: dict[str, Any]) -> Predictions:
-    """Gather the failures and mark the job complete. May be cut and called again.
-
-    On this machine the caller holds the folder (see `open_predictions`): what killed processes left
-    there is removed. Behind a URI several processes may call this, and each gathers the same.
-
-    Raises:
-        OutputError: the disk refuses, or behind a URI another job took the folder.
-        RunError: some blocks are not whole; they are pending again.
-    """
-    folder, manifest = predictions.folder, read_manifest(predictions.folder)
-    require_same_job(folder, manifest["fingerprint"], predictions.manifest["fingerprint"])
-    if manifest["status"] == "complete":
-        return Predictions(folder=folder, manifest=manifest)
-    failures = _gathered(predictions)
-    _write_table(_at(folder, rundir.FAILURES), failures)
-    manifest = {**manifest, "status": "complete", "num_failures": failures.num_rows, **about}
-    _write_manifest(folder, manifest)
-    if isinstance(folder, Path):  # behind a URI another process may be gathering these just now
-        for pattern in (rundir.FAILED_GLOB, f"{rundir.TMP_PREFIX}*"):
-            for name in _files(folder, pattern):
-                _remove(_at(folder, name))
-    return Predictions(folder=folder, manifest=manifest)
-
-
-def _gathered(predictions: Predictions) -> pa.Table:
-    """The failures of all blocks, where results and failures are each image once."""
-    folder, blocks = predictions.folder, range(predictions.num_blocks)
-    there = set(_names(folder))
-
-    def look(block: int) -> tuple[int, pa.Table]:
-        part, failed = rundir.part_name(block), rundir.failed_name(block)
-        failures = _read_table(_at(folder, failed)) if failed in there else None
-        return _num_rows(_at(folder, part)) if part in there else -1, failures
-
-    with ThreadPoolExecutor(_LOOKED_AT_ONCE, "gather") as pool:
-        found = list(pool.map(look, blocks))
-    # Two processes that wrote one block at the same moment may have left results of the one and
-    # failures of the other.
-    torn = [
-        block
-        for block, (num_rows, failures) in zip(blocks, found, strict=True)
-        if num_rows + (failures.num_rows if failures else 0) != len(predictions.rows_of(block))
-    ]
-    for block in torn:
-        _remove(_at(folder, rundir.part_name(block)))
-    if torn:
-        raise RunError(
-            f"{len(torn)} of {len(blocks)} blocks did not hold each image once, as another process "
-            "wrote them too",
-            where=str(folder),
-            todo="run the same command again, alone, and it labels their images again",
-        )
-    gathered = [failures for _, failures in found if failures is not None]
-    return pa.concat_tables([FAILURE_SCHEMA.empty_table(), *gathered])
-
-
 def read_results(folder: Folder) -> Iterator[Detections]:
     """Every committed result, in the order of the input.
 
@@ -373,11 +314,6 @@ def _exists(path: str) -> bool:
 
 def _parquet(path: str) -> pq.ParquetFile:
     return pq.ParquetFile(storage.open_file(path) if storage.is_uri(path) else path)
-
-
-def _num_rows(path: str) -> int:
-    with _parquet(path) as file:
-        return int(file.metadata.num_rows)
 
 
 def _read_table(path: str) -> pa.Table:

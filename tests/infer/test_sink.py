@@ -23,6 +23,7 @@ from s3 import BUCKET, s3_server
 from raymrcnn import rundir, storage
 from raymrcnn.errors import DataError, OutputError, RunError
 from raymrcnn.infer import sink
+from raymrcnn.infer.gather import finish
 from raymrcnn.infer.inputs import ROWS_AT_ONCE, tables_of
 from raymrcnn.infer.sink import (
     BLOCKS_WANTED,
@@ -30,7 +31,6 @@ from raymrcnn.infer.sink import (
     MIN_BLOCK_ROWS,
     Predictions,
     commit_block,
-    finish,
     image_ids,
     open_predictions,
     read_images,
@@ -222,7 +222,7 @@ def cut_at(
     return lambda: passed[0] >= number
 
 
-WRITES = ((rundir, "write_atomic"), (Path, "unlink"))
+WRITES = ((rundir, "write_atomic"), (Path, "unlink"), (storage, "remove"))
 
 
 def test_a_job_may_be_cut_at_each_of_its_writes(
@@ -374,6 +374,20 @@ def test_a_job_that_cannot_begin_leaves_no_manifest(tmp_path: Path) -> None:
         opened(tmp_path / "file" / "out")
     with read_only_folder() as folder, pytest.raises(OutputError, match="cannot write"):
         opened(folder)
+
+
+def test_damaged_results_are_named_and_can_be_made_again(tmp_path: Path) -> None:
+    job = opened(tmp_path)
+    for block in job.pending():
+        commit(job, block)
+    part = tmp_path / rundir.part_name(1)
+    part.write_bytes(part.read_bytes()[:99])
+    with pytest.raises(DataError, match=f"{part.name}: cannot be read .*; remove it and run"):
+        finish(job, {})
+    part.unlink()
+    commit(job, 1)
+    finish(job, {})
+    assert_each_image_once(tmp_path, 40)
 
 
 # Two processes
