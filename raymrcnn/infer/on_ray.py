@@ -33,9 +33,10 @@ from raymrcnn.device.on_ray import (
 )
 from raymrcnn.errors import RaymrcnnError, RunError
 from raymrcnn.infer.decode_workers.on_ray import RemoteDecoder, start_decoders
+from raymrcnn.infer.gather import finish
 from raymrcnn.infer.job import InferJob, PreparedInfer, predictor_of
 from raymrcnn.infer.labeler import BlockLabeler, BlockSummary, Decoder, Labeler
-from raymrcnn.infer.sink import Predictions, finish, image_ids, part_place, read_images
+from raymrcnn.infer.sink import Predictions, image_ids, part_place, read_images
 from raymrcnn.infer.threads import choose_num_threads
 from raymrcnn.infer.tries import MOST_TRIES, Tries
 from raymrcnn.score.coco import Scores
@@ -186,10 +187,9 @@ def _summaries(
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Tries)
     tries: Any = actor.options(scheduling_strategy=here).remote()
-    decoders = (
-        start_decoders(job, prepared.store, accelerator, tries) if make_labeler is None else []
-    )
-    make = make_labeler or _make_labeler(prepared, decoders)
+    store = ray.put(prepared.store)  # held while there are actors, which may be started again
+    decoders = start_decoders(job, store, accelerator, tries) if make_labeler is None else []
+    make = make_labeler or _make_labeler(prepared, store, decoders)
     blocks = ray.data.from_numpy(np.array(pending, np.int64)).repartition(
         min(len(pending), MAX_RAY_BLOCKS)
     )
@@ -290,7 +290,7 @@ class _CardLabeler:
         )
 
 
-def _make_labeler(prepared: PreparedInfer, decoders: list[Any]) -> _CardLabeler:
+def _make_labeler(prepared: PreparedInfer, store: Any, decoders: list[Any]) -> _CardLabeler:
     source = prepared.source
     assert source is not None, "a job without weights brings its labeler"
     arrays = {  # NumPy has no bfloat16
@@ -301,7 +301,7 @@ def _make_labeler(prepared: PreparedInfer, decoders: list[Any]) -> _CardLabeler:
         predictions=prepared.predictions,
         source=ray.put(replace(source, state={})),
         state=ray.put(arrays),
-        store=ray.put(prepared.store),
+        store=store,
         decoders=decoders,
     )
 

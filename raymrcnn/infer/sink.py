@@ -14,7 +14,6 @@ import contextlib
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,24 +23,17 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from raymrcnn import rundir, storage
-from raymrcnn.errors import DataError, OutputError, RunError
+from raymrcnn.errors import DataError, OutputError
 from raymrcnn.infer import files
 from raymrcnn.infer.inputs import Tables, refs_in
 from raymrcnn.infer.spool import require_same_job, take_places, write_spool
-from raymrcnn.rows import (
-    FAILURE_SCHEMA,
-    failures_table,
-    iter_detections,
-    parquet_file,
-    results_table,
-)
+from raymrcnn.rows import failures_table, iter_detections, parquet_file, results_table
 from raymrcnn.structures import Detections, Failure, ImageRef
 
 FORMAT = 1
 # A block is what one commit holds and what a kill can cost: small enough to spread a job over its
 # workers, large enough that a million images make few files.
 MIN_BLOCK_ROWS, MAX_BLOCK_ROWS, BLOCKS_WANTED = 16, 256, 64
-_LOOKED_AT_ONCE = 16  # parts that are counted in the end; over a network each is a round trip
 
 Folder = Path | str  # of predictions: on this machine, or a URI
 _PART = re.compile(r"part-(\d+)\.parquet")
@@ -142,9 +134,10 @@ def open_predictions(
                 manifest = _begun(folder, spool, num_images, asked, about)
             else:
                 require_same_job(folder, manifest["fingerprint"], asked)
-                if retry_failures:
+                running = {"status": "running"} if retry_failures else {}
+                take_places(folder, spool, {**manifest, **running})
+                if retry_failures:  # not before it is known that the images are the same
                     manifest = _without_failures(folder, manifest)
-                take_places(folder, spool, manifest)
     return Predictions(folder=folder, manifest=manifest)
 
 
@@ -285,63 +278,6 @@ def commit_block(
     else:
         files.remove(failed)
     files.write_table(part, results_table(detections))
-
-
-def finish(predictions: Predictions, about: dict[str, Any]) -> Predictions:
-    """Gather the failures and mark the job complete. May be cut and called again.
-
-    On this machine the caller holds the folder (see `open_predictions`): what killed processes left
-    there is removed. Behind a URI several processes may call this, and each gathers the same.
-
-    Raises:
-        OutputError: the disk refuses, or behind a URI another job took the folder.
-        RunError: some blocks are not whole; they are pending again.
-    """
-    folder, manifest = predictions.folder, read_manifest(predictions.folder)
-    require_same_job(folder, manifest["fingerprint"], predictions.manifest["fingerprint"])
-    if manifest["status"] == "complete":
-        return Predictions(folder=folder, manifest=manifest)
-    failures = _gathered(predictions)
-    files.write_table(files.at(folder, rundir.FAILURES), failures)
-    manifest = {**manifest, "status": "complete", "num_failures": failures.num_rows, **about}
-    storage.write_json(storage.below(folder, rundir.MANIFEST), manifest)
-    if isinstance(folder, Path):  # behind a URI another process may be gathering these just now
-        for pattern in (rundir.FAILED_GLOB, f"{rundir.TMP_PREFIX}*"):
-            for name in files.matching(folder, pattern):
-                files.remove(files.at(folder, name))
-    return Predictions(folder=folder, manifest=manifest)
-
-
-def _gathered(predictions: Predictions) -> pa.Table:
-    """The failures of all blocks, where results and failures are each image once."""
-    folder, blocks = predictions.folder, range(predictions.num_blocks)
-    there = set(files.names(folder))
-
-    def look(block: int) -> tuple[int, pa.Table]:
-        part, failed = rundir.part_name(block), rundir.failed_name(block)
-        failures = files.read_table(files.at(folder, failed)) if failed in there else None
-        return files.num_rows(files.at(folder, part)) if part in there else -1, failures
-
-    with ThreadPoolExecutor(_LOOKED_AT_ONCE, "gather") as pool:
-        found = list(pool.map(look, blocks))
-    # Two processes that wrote one block at the same moment may have left results of the one and
-    # failures of the other.
-    torn = [
-        block
-        for block, (num_rows, failures) in zip(blocks, found, strict=True)
-        if num_rows + (failures.num_rows if failures else 0) != len(predictions.rows_of(block))
-    ]
-    for block in torn:
-        files.remove(files.at(folder, rundir.part_name(block)))
-    if torn:
-        raise RunError(
-            f"{len(torn)} of {len(blocks)} blocks did not hold each image once, as another process "
-            "wrote them too",
-            where=str(folder),
-            todo="run the same command again, alone, and it labels their images again",
-        )
-    gathered = [failures for _, failures in found if failures is not None]
-    return pa.concat_tables([FAILURE_SCHEMA.empty_table(), *gathered])
 
 
 def read_results(folder: Folder) -> Iterator[Detections]:

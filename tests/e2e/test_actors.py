@@ -162,7 +162,8 @@ def test_a_block_whose_process_ends_is_tried_again_and_not_for_ever(tmp_path: Pa
 def test_an_image_that_ends_decode_workers_is_a_failure_of_its_own() -> None:
     job = InferJob(weights="", out="", decode_workers=1)
     tries = ray.remote(num_cpus=0)(Tries).remote()  # type: ignore[attr-defined]
-    actors = start_decoders(job, EndingStore(), CPU, tries)  # type: ignore[arg-type]
+    store = ray.put(EndingStore())
+    actors = start_decoders(job, store, CPU, tries)
     decode = RemoteDecoder(actors)
     names = ["a.png", "bad.png", "c.png", "d.png"]
     refs = [ImageRef(image_id=k, file_name=n, uri="") for k, n in enumerate(names, start=1)]

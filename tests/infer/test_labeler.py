@@ -20,9 +20,10 @@ from raymrcnn import rundir
 from raymrcnn.data.coco import open_split
 from raymrcnn.errors import OutputError, RunError
 from raymrcnn.infer import labeler as labeler_module
+from raymrcnn.infer.gather import finish
 from raymrcnn.infer.inputs import refs_in, tables_of
 from raymrcnn.infer.labeler import BlockSummary, Decoder, Labeler
-from raymrcnn.infer.sink import Predictions, finish, open_predictions, read_results
+from raymrcnn.infer.sink import Predictions, open_predictions, read_results
 from raymrcnn.infer.sources import images_named, images_of_split
 from raymrcnn.masks import rle_to_bitmap
 from raymrcnn.model.predictor import HostDetections, Predictor

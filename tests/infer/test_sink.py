@@ -24,6 +24,7 @@ from raymrcnn import rundir, storage
 from raymrcnn.errors import DataError, OutputError, RunError
 from raymrcnn.infer import sink
 from raymrcnn.infer.export import write_coco_json
+from raymrcnn.infer.gather import finish
 from raymrcnn.infer.inputs import ROWS_AT_ONCE, tables_of
 from raymrcnn.infer.sink import (
     BLOCKS_WANTED,
@@ -31,7 +32,6 @@ from raymrcnn.infer.sink import (
     MIN_BLOCK_ROWS,
     Predictions,
     commit_block,
-    finish,
     image_ids,
     open_predictions,
     read_images,
@@ -223,7 +223,7 @@ def cut_at(
     return lambda: passed[0] >= number
 
 
-WRITES = ((rundir, "write_atomic"), (Path, "unlink"))
+WRITES = ((rundir, "write_atomic"), (Path, "unlink"), (storage, "remove"))
 
 
 def test_a_job_may_be_cut_at_each_of_its_writes(
@@ -377,6 +377,20 @@ def test_a_job_that_cannot_begin_leaves_no_manifest(tmp_path: Path) -> None:
         opened(folder)
 
 
+def test_damaged_results_are_named_and_can_be_made_again(tmp_path: Path) -> None:
+    job = opened(tmp_path)
+    for block in job.pending():
+        commit(job, block)
+    part = tmp_path / rundir.part_name(1)
+    part.write_bytes(part.read_bytes()[:99])
+    with pytest.raises(DataError, match=f"{part.name}: cannot be read .*; remove it and run"):
+        finish(job, {})
+    part.unlink()
+    commit(job, 1)
+    finish(job, {})
+    assert_each_image_once(tmp_path, 40)
+
+
 # Two processes
 
 
@@ -469,8 +483,13 @@ def moved(to: str) -> Any:
 def test_other_images_of_the_same_names_are_another_job(tmp_path: Path) -> None:
     job = opened(tmp_path)
     for _ in range(2):  # begun, and complete
-        with pytest.raises(OutputError) as caught:
-            open_predictions(tmp_path, moved("/elsewhere"), FINGERPRINT, {})
+        before = entries(tmp_path)
+        for retry in (False, True):
+            with pytest.raises(OutputError) as caught:
+                open_predictions(
+                    tmp_path, moved("/elsewhere"), FINGERPRINT, {}, retry_failures=retry
+                )
+        assert entries(tmp_path) == before
         assert str(caught.value).startswith(f"{tmp_path}: holds predictions of images of these")
         assert "/data/0.jpg, and not /elsewhere/data/0.jpg; choose" in str(caught.value)
         assert read_images(tmp_path, range(40)) == refs_of(40)

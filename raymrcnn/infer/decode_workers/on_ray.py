@@ -10,7 +10,6 @@ import ray
 import torch
 
 from raymrcnn.data.fetch import Fetcher
-from raymrcnn.data.store import ImageStore
 from raymrcnn.device.accelerator import Accelerator
 from raymrcnn.device.on_ray import quiet_loggers, worker_resources
 from raymrcnn.errors import DataError
@@ -57,14 +56,13 @@ class _DecodeActor:
             return None, error.what
 
 
-def start_decoders(
-    job: InferJob, store: ImageStore | None, accelerator: Accelerator, tries: Any
-) -> list[Any]:
+def start_decoders(job: InferJob, store: Any, accelerator: Accelerator, tries: Any) -> list[Any]:
     """The decode actors of a job; none where it asks for none.
 
     Args:
         job: what to do.
-        store: of the data set's images, or None.
+        store: a reference to the store of the data set's images, or to None, which the caller has
+            to hold on to: an actor that is started again reads it once more.
         accelerator: of the actors with the cards.
         tries: the actor of `Tries`.
     """
@@ -75,11 +73,10 @@ def start_decoders(
     totals: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     of_cards = worker_resources(accelerator)["CPU"] * job.workers
     left = max(0.0, totals.get("CPU", 0) - of_cards - 1)
-    there = ray.put(store)
     actor = ray.remote(_DecodeActor).options(
         num_cpus=int(min(1.0, left / number) * 100) / 100,
         scheduling_strategy="SPREAD",
         max_restarts=-1,
         max_task_retries=-1,  # an image that ends each process is found out by `tries`
     )
-    return [actor.remote(there, tries) for _ in range(number)]
+    return [actor.remote(store, tries) for _ in range(number)]
