@@ -123,7 +123,7 @@ def recipe_named(name: str) -> Recipe:
         ConfigError: no such recipe, with the nearest names; or a file that is none.
     """
     if name.lower().endswith(".json"):
-        return recipe_file(Path(name).expanduser())
+        return recipe_file(rundir.home_expanded(name))
     if name in RECIPES:
         return RECIPES[name]()
     near = difflib.get_close_matches(name, RECIPES, n=1)

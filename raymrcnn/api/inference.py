@@ -273,7 +273,7 @@ def _changed_at(weights: str) -> tuple[int, ...]:
     """When a file or run folder last changed, so that a newer checkpoint is not missed."""
     if storage.is_uri(weights):
         return (storage.version_of(weights), storage.version_of(storage.join(weights, rundir.LAST)))
-    path = Path(weights).expanduser()
+    path = rundir.home_expanded(weights)
     places = (path, path / rundir.CHECKPOINTS)
     return tuple(place.stat().st_mtime_ns for place in places if os.path.exists(place))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -69,11 +70,15 @@ def shard(
     from raymrcnn.data.shards import write_shards
 
     progress = ProgressLine(quiet=as_json)
-    summary = write_shards(
-        rundir.local_path(data, "--data"), split, str(storage.place(out)), shard_mib << 20,
-        progress=lambda done, total: progress.show(f"{done}/{total} images", last=done >= total),
-    )  # fmt: skip
-    progress.close()
+
+    def show(done: int, total: int) -> None:
+        progress.show(f"{done}/{total} images", last=done >= total)
+
+    with contextlib.closing(progress):
+        summary = write_shards(
+            rundir.local_path(data, "--data"), split, str(storage.place(out)), shard_mib << 20,
+            progress=show,
+        )  # fmt: skip
     if as_json:
         print_json(summary.to_json())
     else:

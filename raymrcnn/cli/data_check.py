@@ -84,13 +84,12 @@ def verify(
         reading.close()
         progress.show(f"{done}/{total} images", last=done >= total)
 
-    with reading:
+    with contextlib.closing(progress), reading:
         reading.enter_context(progress.working(READING, READING_S))
         report = look(
             storage.place(data), split, decode, against=against or (), progress=show,
             lookers=Lookers(on_ray=on_ray, cluster=cluster, num_workers=workers),
         )  # fmt: skip
-    progress.close()
     copy = None if fix is None else _clean(Path(data), split, report, fix, copy_images)
     if as_json:
         print_json({**report.to_json(), **({} if copy is None else {"fix": copy.to_json()})})

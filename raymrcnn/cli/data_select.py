@@ -137,7 +137,7 @@ def listed(text: str) -> tuple[str, ...] | None:
     """Ids or names, out of a list or a file with one a line; None where nothing is given."""
     if not text:
         return None
-    path = Path(text).expanduser()
+    path = rundir.home_expanded(text)
     try:
         lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else text.split(",")
     except (OSError, ValueError) as error:

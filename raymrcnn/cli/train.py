@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -171,7 +172,7 @@ def _range(text: str) -> int | tuple[int, int]:
 
 def default_out(recipe: str, data: str) -> Path:
     """A run folder that the same command finds again."""
-    name = Path(data.partition("?")[0]).expanduser().absolute().name
+    name = rundir.home_expanded(data.partition("?")[0]).absolute().name
     kind = Path(recipe).stem if recipe.lower().endswith(".json") else recipe
     return Path("runs") / f"{kind}-{name}"
 
@@ -210,16 +211,15 @@ def run(progress: ProgressLine, stop: Any, *, recipe: str, assignments: list[str
         else:
             progress.show(_line(item, last, chosen.optim.batch_size), last=item["step"] >= last)
 
-    result = api.train(
-        recipe=chosen,
-        resume=cast("Resume", resume),
-        on_start=on_start,
-        on_news=on_news,
-        stop=stop,
-        **options,
-    )
-    progress.close()
-    return result
+    with contextlib.closing(progress):
+        return api.train(
+            recipe=chosen,
+            resume=cast("Resume", resume),
+            on_start=on_start,
+            on_news=on_news,
+            stop=stop,
+            **options,
+        )
 
 
 def _scored(item: dict[str, Any]) -> str:

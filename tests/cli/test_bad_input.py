@@ -198,6 +198,16 @@ def test_a_split_without_an_object_cannot_be_trained_on(data: Path) -> None:
     assert "none of the 32 images has an object to train on" in refused(*train(data))
 
 
+def test_the_home_of_nobody_is_refused(data: Path) -> None:
+    for command in (
+        ["train", "--data", "~nobody-here/x", "--recipe", "tiny"],
+        train(data, "--recipe", "~nobody-here/x.json"),
+        ["data", "subset", "--data", data, "--split", "val2017", "--out", data.parent / "out",
+         "--ids", "~nobody-here/x"],
+    ):  # fmt: skip
+        assert refused(*command).startswith("~nobody-here/x")
+
+
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "../../../../etc/passwd"])
 def test_a_name_that_leads_out_of_the_data_stops_training(data: Path, name: str) -> None:
     changed(data, lambda document: document["images"][0].update(file_name=name))
