@@ -48,6 +48,9 @@ from raymrcnn.train.worker import Channel, train_worker
 POLL_S = 0.2
 WATCH_S = 2.0  # between looks for what hangs
 GROW_LOOK_S = 10.0  # between looks for room
+# How long room has to stand before it is used: Ray Train's own count of nodes may be 20 s old, and
+# a group begun earlier would have no more workers than the one before.
+SETTLED_S = 20.0
 VALIDATION_LOOK_S = 1.0  # between looks for checkpoints to score
 NEVER_S = 1e9
 RAY_FOLDER = ".ray"  # Ray's own, of one start: never read
@@ -137,6 +140,7 @@ class _Start:
         self._job, self._failures, self._validation = prepared.job, failures, validation
         self._left, self._dead, self._notices = left, dead, Notices()
         self.grown_to, self._next_look, self._next_validation = tried, 0.0, 0.0
+        self._room = (0, 0.0)  # workers that there is room for, and since when
         accelerator = ROWS[self._job.accelerator]
         # Beside the driver: on another host it would be lost with that host, and the run with it.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -235,6 +239,11 @@ class _Start:
         # Where some are lost, others may come again.
         self.grown_to = min(self.grown_to, number)
         if not 0 < working < number or number <= self.grown_to:
+            self._room = (0, 0.0)
+            return False
+        if number != self._room[0]:
+            self._room = (number, time.monotonic())
+        if time.monotonic() - self._room[1] < SETTLED_S:
             return False
         self.grown_to = number
         on_news(

@@ -216,8 +216,9 @@ def test_labelling_on_a_dead_card_names_it_and_goes_on_without(
     dead.mkdir()
     (dead / "1").touch()
     words = infer_words(made_up, on_cards, out, "--workers", 2)
+    env = {**cards, **meeting(tmp_path / "log"), "TORCH_MLU_SIM_DEAD": str(dead)}
     done = subprocess.run(
-        [*COMMAND, *map(str, words)], env={**cards, "TORCH_MLU_SIM_DEAD": str(dead)},
+        [*COMMAND, *map(str, words)], env=env,
         capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
