@@ -553,14 +553,19 @@ def test_the_run_folder_is_named_after_recipe_and_data(
 # score and report
 
 
-def test_results_of_other_programs_are_scored(made_up: Path, tmp_path: Path) -> None:
-    truth = made_up / "annotations/instances_val2017.json"
-    document = json.loads(truth.read_text())
-    perfect = [
+def as_results(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """COCO results that find each object as it is annotated."""
+    return [
         {"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"],
          "score": 0.9, "segmentation": a["segmentation"]}
         for a in document["annotations"] if not a["iscrowd"]
     ]  # fmt: skip
+
+
+def test_results_of_other_programs_are_scored(made_up: Path, tmp_path: Path) -> None:
+    truth = made_up / "annotations/instances_val2017.json"
+    document = json.loads(truth.read_text())
+    perfect = as_results(document)
     (tmp_path / "results.json").write_text(json.dumps(perfect))
     where = ["score", "--predictions", tmp_path / "results.json"]
     scores = json.loads(done(*where, "--annotations", truth, "--json"))
@@ -652,11 +657,7 @@ def test_files_of_both_runs_count_in_the_progress(infer: list[object], tmp_path:
 
 def test_what_a_comparison_leaves_out_is_listed(made_up: Path, tmp_path: Path) -> None:
     document = json.loads((made_up / "annotations/instances_val2017.json").read_text())
-    results = [
-        {"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"],
-         "score": 0.9, "segmentation": a["segmentation"]}
-        for a in document["annotations"] if not a["iscrowd"]
-    ]  # fmt: skip
+    results = as_results(document)
     (tmp_path / "a.json").write_text(json.dumps(results))
     results[1]["segmentation"] = None
     (tmp_path / "b.json").write_text(json.dumps(results))

@@ -226,30 +226,34 @@ def cut_at(
 WRITES = ((rundir, "write_atomic"), (Path, "unlink"), (storage, "remove"))
 
 
-def test_a_job_may_be_cut_at_each_of_its_writes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def number_of_cuts(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    num_images: int,
+    work: Callable[[Path], object],
+    before: Callable[[Path], object] = lambda folder: None,
+) -> int:
+    """Cut work at each of its writes, and each time see a plain job end with each image once."""
     number, cut = 0, True
     while cut:
         number += 1
         folder = tmp_path / str(number)
+        before(folder)
         with monkeypatch.context() as patch:
             was_cut = cut_at(patch, number, WRITES)
-            try:
-                job = opened(folder, 17)
-                for block in job.pending():
-                    commit(job, block)
-                finish(job, {})
-            except Cut:
-                pass
+            with contextlib.suppress(Cut):
+                work(folder)
             cut = was_cut()
-        job = opened(folder, 17)
-        if not job.complete:
-            for block in job.pending():
-                commit(job, block)
-            finish(job, {})
-        assert_each_image_once(folder, 17)
+        labelled(opened(folder, num_images))
+        assert_each_image_once(folder, num_images)
         assert not list(folder.glob(f"{rundir.TMP_PREFIX}*"))
+    return number
+
+
+def test_a_job_may_be_cut_at_each_of_its_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = number_of_cuts(tmp_path, monkeypatch, 17, lambda folder: labelled(opened(folder, 17)))
     assert number > 18  # else the cuts did not come where they should
 
 
@@ -296,18 +300,13 @@ def test_failed_images_are_labelled_again_where_that_is_asked_for(
 def test_a_retry_may_be_cut_at_each_of_its_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    number, cut = 0, True
-    while cut:
-        number += 1
-        folder = tmp_path / str(number)
-        labelled(opened(folder, 20))
-        with monkeypatch.context() as patch:
-            was_cut = cut_at(patch, number, WRITES)
-            with contextlib.suppress(Cut):
-                labelled(asked_to_retry(folder, 20))
-            cut = was_cut()
-        labelled(opened(folder, 20))  # the command without the option, too, loses nothing
-        assert_each_image_once(folder, 20)
+    number = number_of_cuts(
+        tmp_path,
+        monkeypatch,
+        20,
+        lambda folder: labelled(asked_to_retry(folder, 20)),
+        before=lambda folder: labelled(opened(folder, 20)),
+    )
     assert number > 18
 
 
